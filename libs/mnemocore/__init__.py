@@ -1,0 +1,33 @@
+"""Memory for AI agents.
+
+`connect` opens a client, `MemoryInput` is what it keeps. Importing this package loads neither grpc nor numpy: names
+are resolved when they are first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mnemocore.version import __version__
+
+if TYPE_CHECKING:
+    from mnemocore.client import Connection, Memory, MemoryInput, RecallHit, Space, connect
+    from mnemocore.errors import MnemoError
+
+__all__ = ["Connection", "Memory", "MemoryInput", "MnemoError", "RecallHit", "Space", "__version__", "connect"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "MnemoError":
+        from mnemocore.errors import MnemoError
+
+        return MnemoError
+    if name in __all__:
+        import mnemocore.client
+
+        return getattr(mnemocore.client, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

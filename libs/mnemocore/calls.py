@@ -1,0 +1,51 @@
+"""What travels with a call: who calls, how much time is left, and which request it belongs to.
+
+Servers set these variables around a handler; the client library reads them for every call the handler makes, so that
+identity, remaining time and request id reach the next service without anybody passing them by hand.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from mnemocore.errors import UnauthenticatedError
+
+if TYPE_CHECKING:
+    from mnemocore.ids import Tenant
+
+TENANT_HEADER: Final = "mnemo-tenant"
+PRINCIPAL_HEADER: Final = "mnemo-principal"
+SCOPES_HEADER: Final = "mnemo-scopes"
+INTERNAL_TOKEN_HEADER: Final = "mnemo-internal-token"
+REQUEST_ID_HEADER: Final = "x-request-id"
+TRACEPARENT_HEADER: Final = "traceparent"
+AUTHORIZATION_HEADER: Final = "authorization"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who calls: the tenant whose data may be touched, the principal that is named in histories, and its scopes."""
+
+    tenant: Tenant
+    principal: str
+    scopes: frozenset[str]
+
+
+identity: ContextVar[Identity | None] = ContextVar("mnemo_identity", default=None)
+"""The caller of the running handler; None outside of a call and in calls of no tenant."""
+
+deadline: ContextVar[float | None] = ContextVar("mnemo_deadline", default=None)
+"""When the running call must be answered, in seconds of `time.monotonic()`; None if it has no end."""
+
+def caller() -> Identity:
+    """The caller of the running handler. Raises UnauthenticatedError in a call of no tenant."""
+    found = identity.get()
+    if found is None:
+        raise UnauthenticatedError
+    return found
+
+
+request_id: ContextVar[str] = ContextVar("mnemo_request_id", default="")
+"""The id that ties the log entries of one request together."""

@@ -1,0 +1,113 @@
+"""Running calls with streams, whose failures are MnemoErrors.
+
+Each holds a permit of its circuit breaker until it shows how the service is: by its first message, its end or its
+failure. A call that is cancelled or dropped before gives the permit back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import grpc
+
+from mnemocore.client.breaker import Outcome
+from mnemocore.errors import MnemoError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Generator
+
+    from typing_extensions import Self
+
+    from mnemocore.client.breaker import Permit
+    from mnemocore.client.call_policy import CallPolicy
+
+Req = TypeVar("Req")
+Res = TypeVar("Res")
+T = TypeVar("T")
+
+
+class RunningCall(Generic[Req]):
+    """A call under way: what can be done with it whatever it answers. `seconds` is the time it was given."""
+
+    def __init__(self, policy: CallPolicy, inner: Any, permit: Permit, seconds: float | None) -> None:
+        self._policy = policy
+        self._inner = inner
+        self._permit = permit
+        self._seconds = seconds
+
+    async def write(self, request: Req) -> None:
+        """Send one request. Raises the error that ended the call if it has ended."""
+        try:
+            await self._guarded(self._inner.write(request))
+        except asyncio.InvalidStateError:
+            if not self.done():
+                raise
+            await self._guarded(self._inner.read())  # raises why the call ended
+            raise UnavailableError(f"{self._policy.target} ended the stream early") from None
+
+    async def done_writing(self) -> None:
+        """Tell the server that no more requests follow."""
+        await self._guarded(self._inner.done_writing())
+
+    def cancel(self) -> bool:
+        """End the call; False if it had ended before."""
+        self._permit.settle(Outcome.NEUTRAL)
+        return bool(self._inner.cancel())
+
+    def done(self) -> bool:
+        """Whether the call has ended."""
+        return bool(self._inner.done())
+
+    def cancelled(self) -> bool:
+        """Whether the call was ended by `cancel`."""
+        return bool(self._inner.cancelled())
+
+    async def _guarded(self, step: Awaitable[T]) -> T:
+        try:
+            return await step
+        except grpc.aio.AioRpcError as raw:
+            raise self._policy.judge_rpc_error(raw, self._permit, self._seconds) from None
+        except MnemoError as error:  # from a channel inside the process
+            self._policy.judge(error, self._permit, self._seconds)
+            raise
+
+
+class StreamCall(RunningCall[Req], Generic[Req, Res]):
+    """A call with streamed responses: read it with `async for` or with `read`, not with both."""
+
+    def __init__(self, policy: CallPolicy, inner: Any, permit: Permit, seconds: float | None) -> None:
+        super().__init__(policy, inner, permit, seconds)
+        self._messages: AsyncIterator[Res] | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Res:
+        if self._messages is None:
+            self._messages = aiter(self._inner)
+        try:
+            message = await self._guarded(anext(self._messages))
+        except StopAsyncIteration:
+            self._permit.settle(Outcome.SUCCESS)
+            raise
+        self._permit.settle(Outcome.SUCCESS)
+        return message
+
+    async def read(self) -> Any:
+        """The next response, or `grpc.aio.EOF` after the last one."""
+        message = await self._guarded(self._inner.read())
+        self._permit.settle(Outcome.SUCCESS)
+        return message
+
+
+class UploadCall(RunningCall[Req], Generic[Req, Res]):
+    """A call with streamed requests and one response: await it for the response."""
+
+    def __await__(self) -> Generator[Any, None, Res]:
+        return self._response().__await__()
+
+    async def _response(self) -> Res:
+        response: Res = await self._guarded(self._inner)
+        self._permit.settle(Outcome.SUCCESS)
+        return response

@@ -1,0 +1,35 @@
+"""Identifiers: lower-case UUIDs, version 7 where we make them, so that they sort by time of creation."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NewType
+
+import uuid_utils
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+Tenant = NewType("Tenant", str)
+"""Whose data it is. Comes from a credential, never from a request."""
+SpaceUid = NewType("SpaceUid", str)
+"""Internal id of a space: a UUID, unique over all tenants."""
+MemoryId = NewType("MemoryId", str)
+"""Id of a memory: a UUID, unique within its space."""
+JobId = NewType("JobId", str)
+"""Id of a job: a UUID."""
+ApiKeyId = NewType("ApiKeyId", str)
+"""Id of an API key: a UUID."""
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+def new_uuid(now: datetime) -> str:
+    """A new UUIDv7 whose time part is `now` (timezone-aware)."""
+    seconds = int(now.timestamp())
+    return str(uuid_utils.uuid7(timestamp=seconds, nanos=now.microsecond * 1000))
+
+
+def is_uuid(text: str) -> bool:
+    """Whether `text` is a UUID in the one form that is accepted: 36 characters, lower-case."""
+    return _UUID.fullmatch(text) is not None

@@ -1,0 +1,110 @@
+"""What every method asks for, read from the options in its descriptor: the one place servers, clients and docs look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+from google.protobuf.descriptor_pb2 import MethodOptions
+from google.protobuf.message_factory import GetMessageClass
+
+from mnemocore.cognitive.v1 import cognition_service_pb2
+from mnemocore.common.v1 import options_pb2
+from mnemocore.events.v1 import event_service_pb2
+from mnemocore.gateway.v1 import gateway_service_pb2
+from mnemocore.index.v1 import index_service_pb2
+from mnemocore.memory.v1 import memory_service_pb2, space_service_pb2
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
+    from google.protobuf.message import Message
+
+SERVICE_FILES: Final[tuple[FileDescriptor, ...]] = (
+    memory_service_pb2.DESCRIPTOR,
+    space_service_pb2.DESCRIPTOR,
+    index_service_pb2.DESCRIPTOR,
+    event_service_pb2.DESCRIPTOR,
+    cognition_service_pb2.DESCRIPTOR,
+    gateway_service_pb2.DESCRIPTOR,
+)
+"""Every proto file that declares a service."""
+
+
+@dataclass(frozen=True, slots=True)
+class MethodInfo:
+    """One method and its policy.
+
+    `path` is the name on the wire, `/mnemocore.memory.v1.MemoryService/GetMemory`. Deadlines are in seconds, None where
+    the proto sets none. `idempotent` says that the method may be called again safely (NO_SIDE_EFFECTS or IDEMPOTENT),
+    `has_request_id` that its request can carry one. `cost` is at least 1.
+    """
+
+    path: str
+    scope: str
+    public: bool
+    destructive: bool
+    cost: int
+    default_deadline: float | None
+    max_deadline: float | None
+    idempotent: bool
+    has_request_id: bool
+    client_streaming: bool
+    server_streaming: bool
+    request: type[Message]
+    response: type[Message]
+
+    @property
+    def unary(self) -> bool:
+        """Whether one request is answered by one response."""
+        return not (self.client_streaming or self.server_streaming)
+
+
+def methods_of(service: ServiceDescriptor) -> tuple[MethodInfo, ...]:
+    """The methods of one service, in the order of the proto file."""
+    return tuple(_method_info(service, method) for method in service.methods)
+
+
+@cache
+def all_methods() -> tuple[MethodInfo, ...]:
+    """Every method of every service."""
+    return tuple(
+        info for file in SERVICE_FILES for service in file.services_by_name.values() for info in methods_of(service)
+    )
+
+
+def method_info(path: str) -> MethodInfo | None:
+    """The method with this name on the wire (`/package.Service/Method`), None if no proto declares it."""
+    return _by_path().get(path)
+
+
+@cache
+def _by_path() -> dict[str, MethodInfo]:
+    return {info.path: info for info in all_methods()}
+
+
+def _method_info(service: ServiceDescriptor, method: MethodDescriptor) -> MethodInfo:
+    options = method.GetOptions()
+    policy = options.Extensions[options_pb2.policy]
+    return MethodInfo(
+        path=f"/{service.full_name}/{method.name}",
+        scope=policy.scope,
+        public=policy.visibility == options_pb2.VISIBILITY_PUBLIC,
+        destructive=policy.destructive,
+        cost=max(1, policy.cost),
+        default_deadline=_seconds(policy, "default_deadline"),
+        max_deadline=_seconds(policy, "max_deadline"),
+        idempotent=options.idempotency_level in (MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT),
+        has_request_id="request_id" in method.input_type.fields_by_name,
+        client_streaming=method.client_streaming,
+        server_streaming=method.server_streaming,
+        request=GetMessageClass(method.input_type),
+        response=GetMessageClass(method.output_type),
+    )
+
+
+def _seconds(policy: options_pb2.MethodPolicy, field: str) -> float | None:
+    if not policy.HasField(field):  # type: ignore[arg-type]
+        return None
+    duration = getattr(policy, field)
+    return float(duration.seconds + duration.nanos / 1e9)

@@ -1,0 +1,1 @@
+"""cognitive: works on memories while nobody waits."""

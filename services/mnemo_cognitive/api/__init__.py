@@ -1,0 +1,1 @@
+"""The wire of cognitive: requests in, domain calls, responses out."""

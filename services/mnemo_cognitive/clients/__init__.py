@@ -1,0 +1,1 @@
+"""The ports of cognitive to memory-core and the index, over gRPC."""

@@ -1,0 +1,1 @@
+"""What cognitive means: jobs, and finding memories that say the same."""

@@ -1,0 +1,28 @@
+"""What an operator can turn in cognitive. Variables begin with `MNEMO_COGNITIVE_`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from mnemocore.settings import setting
+
+PREFIX: Final = "MNEMO_COGNITIVE_"
+
+
+@dataclass(frozen=True, slots=True)
+class CognitiveSettings:
+    """Settings of cognitive."""
+
+    database_url: str = setting(doc="PostgreSQL URL of the store of jobs.", secret=True)
+    internal_token: str = setting(doc="Secret that the services of one installation share.", secret=True)
+    listen: str = setting("127.0.0.1:7403", doc="Address to serve on: host:port or unix:PATH.")
+    memory_target: str = setting("127.0.0.1:7401", doc="Address of memory-core.")
+    index_target: str = setting("127.0.0.1:7402", doc="Address of the index service.")
+    pool_size: int = setting(5, doc="Greatest number of connections to PostgreSQL.", minimum=2, maximum=500)
+    job_poll_seconds: float = setting(
+        1.0, doc="How often the worker looks for jobs that another replica queued.", minimum=0.05, maximum=60
+    )
+    log_format: str = setting("json", doc="Form of log lines.", choices=("json", "text"))
+    log_level: str = setting("INFO", doc="Least level of log lines.", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+    otlp_endpoint: str = setting("", doc="OTLP/gRPC endpoint for traces and metrics; empty: none.")

@@ -1,0 +1,1 @@
+"""The tables of cognitive, one numbered SQL file a step."""

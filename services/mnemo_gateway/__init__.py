@@ -1,0 +1,1 @@
+"""gateway: the door to an installation."""

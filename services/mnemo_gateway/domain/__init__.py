@@ -1,0 +1,1 @@
+"""What the gateway means: API keys, principals and their scopes."""

@@ -1,0 +1,1 @@
+"""The tables of the gateway, one numbered SQL file a step."""

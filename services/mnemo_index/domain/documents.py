@@ -1,0 +1,127 @@
+"""What the index is told: changes of memories; and what it is asked for: filters."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mnemocore.ids import MemoryId
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class ChangeType(Enum):
+    """What happened to a memory."""
+
+    CREATED = "created"
+    ARCHIVED = "archived"
+    RESTORED = "restored"
+    ERASED = "erased"
+    REPUBLISHED = "republished"
+
+    @property
+    def removes(self) -> bool:
+        """Whether the memory is out of recall afterwards."""
+        return self in (ChangeType.ARCHIVED, ChangeType.ERASED)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What is searched of one memory. `actor` and `session` are empty if there is none; times are timezone-aware."""
+
+    memory_id: MemoryId
+    content: str
+    kind: str
+    occurred_at: datetime
+    actor: str = ""
+    session: str = ""
+    ordinal: int | None = None
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One committed change of a space; `document` is the memory after it and may be None if the change removes it."""
+
+    revision: int
+    type: ChangeType
+    memory_id: MemoryId
+    document: Document | None = None
+
+    def __post_init__(self) -> None:
+        if self.document is None and not self.type.removes:
+            raise ValueError(f"change {self.revision} of type {self.type.value} has no document")
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which memories are looked at: every named condition must hold, an empty one holds for all.
+
+    Any of `kinds`, all of `tags`, any of `actors`, any of `sessions`, `occurred_from` <= time < `occurred_to`, and equal
+    values of the top-level keys of `metadata`.
+    """
+
+    kinds: frozenset[str] = frozenset()
+    tags: frozenset[str] = frozenset()
+    actors: frozenset[str] = frozenset()
+    sessions: frozenset[str] = frozenset()
+    occurred_from: datetime | None = None
+    occurred_to: datetime | None = None
+    metadata: Mapping[str, object] = field(default_factory=dict)
+
+
+def microseconds(moment: datetime) -> int:
+    """Microseconds from 1970 to `moment` (timezone-aware)."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def marks(tags: tuple[str, ...] | frozenset[str], metadata: Mapping[str, object]) -> Iterator[int]:
+    """One 64-bit number for each tag and each top-level pair of metadata; equal for equal ones only."""
+    for tag in tags:
+        yield fingerprint("tag", tag)
+    for key, value in metadata.items():
+        yield fingerprint("metadata", key, _canonical(value))
+
+
+def digest(document: Document) -> int:
+    """A 64-bit number that changes with anything the index knows of the document, its revision aside."""
+    return fingerprint(
+        document.content,
+        document.kind,
+        document.actor,
+        document.session,
+        str(document.ordinal),
+        document.occurred_at.isoformat(),
+        *sorted(document.tags),
+        _canonical(document.metadata),
+    )
+
+
+def fingerprint(*parts: str) -> int:
+    """A signed 64-bit hash of `parts`, the same on every machine."""
+    joined = "".join(f"{len(part)}:{part}" for part in parts)
+    hashed = hashlib.blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(hashed, "little", signed=True)
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
+
+
+def _plain(value: object) -> object:
+    """`value` with every whole float as an int, since JSON numbers do not tell 1 from 1.0."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,86 @@
+"""Sessions: which rows are neighbours. The rows of a session stand in the order of their ordinals, then of arrival."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from mnemo_index.domain.columns import Column
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NOBODY: Final = 0
+"""The slot of no row. Row r has slot r + 1, so that a missing neighbour can be looked up like any other."""
+
+
+class Sessions:
+    """The neighbours of each row within its session, as slots: `before` and `after`, one entry a slot."""
+
+    def __init__(self, sessions: NDArray[np.int32], ordinals: NDArray[np.int64], alive: NDArray[np.bool_]) -> None:
+        self._ordinals = Column(ordinals.copy())
+        self.before = Column(np.zeros(len(sessions) + 1, dtype=np.int32))
+        self.after = Column(np.zeros(len(sessions) + 1, dtype=np.int32))
+        self._rows: dict[int, list[int]] = {}
+        members = np.flatnonzero(alive & (sessions >= 0))
+        members = members[np.lexsort((members, ordinals[members], sessions[members]))]
+        following = sessions[members[:-1]] == sessions[members[1:]]
+        left, right = members[:-1][following] + 1, members[1:][following] + 1
+        self.after.values[left] = right
+        self.before.values[right] = left
+        cuts = np.flatnonzero(~following) + 1
+        if len(members):
+            for part in np.split(members, cuts):
+                self._rows[int(sessions[part[0]])] = part.tolist()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays and an estimate of those of the lists."""
+        return self.before.nbytes + self.after.nbytes + self._ordinals.nbytes + 40 * len(self._ordinals)
+
+    @property
+    def ordinals(self) -> NDArray[np.int64]:
+        """The place of each row in its session; -1 for a row without one."""
+        return self._ordinals.values
+
+    def add(self, session: int, ordinal: int | None) -> None:
+        """Add the next row to `session` (-1: to none). Without an ordinal it comes last."""
+        row = len(self._ordinals)
+        rows = self._rows.setdefault(session, []) if session >= 0 else []
+        if ordinal is None:
+            ordinal = int(self.ordinals[rows[-1]]) + 1 if rows else (0 if session >= 0 else -1)
+        self._ordinals.extend(np.array([ordinal], dtype=np.int64))
+        self.before.extend(np.zeros(1, dtype=np.int32))
+        self.after.extend(np.zeros(1, dtype=np.int32))
+        if session < 0:
+            return
+        place = self._place(rows, ordinal, row)
+        rows.insert(place, row)
+        self._link(rows[place - 1] if place else -1, row)
+        self._link(row, rows[place + 1] if place + 1 < len(rows) else -1)
+
+    def remove(self, session: int, row: int) -> None:
+        """Take `row` out of `session` (-1: out of none); its neighbours become neighbours of each other."""
+        if session < 0:
+            return
+        rows = self._rows[session]
+        del rows[self._place(rows, int(self.ordinals[row]), row)]
+        if not rows:
+            del self._rows[session]
+        before, after = int(self.before.values[row + 1]) - 1, int(self.after.values[row + 1]) - 1
+        self._link(before, after)
+        self.before.values[row + 1] = self.after.values[row + 1] = NOBODY
+
+    def _place(self, rows: list[int], ordinal: int, row: int) -> int:
+        ordinals = self.ordinals
+        if not rows or (int(ordinals[rows[-1]]), rows[-1]) < (ordinal, row):
+            return len(rows)
+        return bisect_left(rows, (ordinal, row), key=lambda other: (int(ordinals[other]), other))
+
+    def _link(self, left: int, right: int) -> None:
+        if left >= 0:
+            self.after.values[left + 1] = right + 1
+        if right >= 0:
+            self.before.values[right + 1] = left + 1

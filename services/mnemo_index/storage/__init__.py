@@ -1,0 +1,1 @@
+"""What the index borrows from the machine: the encoder's files, FAISS, snapshots on disk."""

@@ -1,0 +1,1 @@
+"""memory-core: the system of record for spaces, memories and their history."""

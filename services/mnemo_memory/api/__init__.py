@@ -1,0 +1,1 @@
+"""The wire of memory-core: requests in, domain calls, responses out."""

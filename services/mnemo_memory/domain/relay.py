@@ -1,0 +1,64 @@
+"""The relay: publishes committed revisions to the event log, in order per space, at least once.
+
+It needs no lock between replicas: each publishes a run that starts right behind what is marked as published, and the
+log stores an event once, so two relays at work repeat each other but never overtake or skip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mnemo_memory.domain.memory import Space
+    from mnemo_memory.domain.ports import EventLog, Store
+
+BATCH: Final = 512
+SPACES_A_ROUND: Final = 64
+
+
+class Relay:
+    """Moves revisions from the store to the log. `wake` after a commit makes it look at once."""
+
+    def __init__(self, store: Store, log: EventLog, poll_seconds: float, report_lag: Callable[[int], None]) -> None:
+        self._store = store
+        self._log = log
+        self._poll_seconds = poll_seconds
+        self._report_lag = report_lag
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Say that something was committed."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Publish until cancelled. Ends with the error of the store or the log; nothing is lost by starting again."""
+        while True:
+            self._wake.clear()
+            if await self.publish_pending() == 0:
+                await self._wait()
+
+    async def publish_pending(self) -> int:
+        """Publish a batch of every space that has unpublished revisions; returns the number of revisions."""
+        spaces = await self._store.unpublished(SPACES_A_ROUND)
+        self._report_lag(sum(space.revision - space.published_revision for space in spaces))
+        published = 0
+        for space in spaces:
+            published += await self._publish(space)
+        return published
+
+    async def _publish(self, space: Space) -> int:
+        revisions = await self._store.list_revisions(space, None, space.published_revision, BATCH)
+        if revisions:
+            await self._log.publish(space, revisions)
+            await self._store.mark_published(space.uid, revisions[-1].revision)
+        return len(revisions)
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(self._poll_seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return

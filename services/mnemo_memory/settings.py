@@ -1,0 +1,28 @@
+"""What an operator can turn in memory-core. Variables begin with `MNEMO_MEMORY_`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from mnemocore.settings import setting
+
+PREFIX: Final = "MNEMO_MEMORY_"
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySettings:
+    """Settings of memory-core."""
+
+    database_url: str = setting(doc="PostgreSQL URL of the store.", secret=True)
+    internal_token: str = setting(doc="Secret that the services of one installation share.", secret=True)
+    listen: str = setting("127.0.0.1:7401", doc="Address to serve on: host:port or unix:PATH.")
+    index_target: str = setting("127.0.0.1:7402", doc="Address of the index service.")
+    events_target: str = setting("127.0.0.1:7404", doc="Address of the event-bus.")
+    pool_size: int = setting(10, doc="Greatest number of connections to PostgreSQL.", minimum=2, maximum=500)
+    relay_poll_seconds: float = setting(
+        1.0, doc="How often the relay looks for revisions that another replica committed.", minimum=0.05, maximum=60
+    )
+    log_format: str = setting("json", doc="Form of log lines.", choices=("json", "text"))
+    log_level: str = setting("INFO", doc="Least level of log lines.", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+    otlp_endpoint: str = setting("", doc="OTLP/gRPC endpoint for traces and metrics; empty: none.")

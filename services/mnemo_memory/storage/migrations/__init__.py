@@ -1,0 +1,1 @@
+"""The tables of memory-core, one numbered SQL file a step."""
