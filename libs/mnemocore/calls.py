@@ -32,12 +32,18 @@ class Identity:
     principal: str
     scopes: frozenset[str]
 
+    def allows(self, scope: str) -> bool:
+        """Whether the scopes grant `scope`: by its name, by `{area}:admin` for the same area, or by `*`."""
+        area = scope.partition(":")[0]
+        return scope in self.scopes or "*" in self.scopes or (scope != "*" and f"{area}:admin" in self.scopes)
+
 
 identity: ContextVar[Identity | None] = ContextVar("mnemo_identity", default=None)
 """The caller of the running handler; None outside of a call and in calls of no tenant."""
 
 deadline: ContextVar[float | None] = ContextVar("mnemo_deadline", default=None)
 """When the running call must be answered, in seconds of `time.monotonic()`; None if it has no end."""
+
 
 def caller() -> Identity:
     """The caller of the running handler. Raises UnauthenticatedError in a call of no tenant."""

@@ -92,7 +92,7 @@ def describe(cls: type[Any], prefix: str) -> Iterator[Description]:
         rule: Rule = field.metadata["rule"]
         hint = _without_none(hints[field.name])
         default = "required" if field.default is dataclasses.MISSING else str(field.default)
-        yield Description(prefix + field.name.upper(), hint.__name__, default if default else "(empty)", rule)
+        yield Description(prefix + field.name.upper(), hint.__name__, default or "(empty)", rule)
 
 
 def _without_none(hint: Any) -> Any:

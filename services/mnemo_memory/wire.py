@@ -86,11 +86,7 @@ def _refuse_nul(item: resources_pb2.MemoryInput, metadata: dict[str, Any], path:
     texts = {"content": item.content, "actor": item.actor, "session": item.session, "tags": "".join(item.tags)}
     if metadata and "\\u0000" in json.dumps(metadata):
         texts["metadata"] = _NUL
-    broken = [
-        Violation(f"{path}.{field}", _NUL_REFUSED)
-        for field, text in texts.items()
-        if _NUL in text
-    ]
+    broken = [Violation(f"{path}.{field}", _NUL_REFUSED) for field, text in texts.items() if _NUL in text]
     if broken:
         raise InvalidFieldError.of(broken)
 

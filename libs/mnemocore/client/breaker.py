@@ -57,6 +57,9 @@ class BreakerRule:
     patience: float = 0.5
 
 
+DEFAULT_RULE: Final = BreakerRule()
+
+
 class Permit:
     """The right to make one call. Settle it once, with what came of the call; later settlements change nothing.
 
@@ -91,7 +94,7 @@ class CircuitBreaker:
         self,
         target: str,
         clock: Clock,
-        rule: BreakerRule = BreakerRule(),
+        rule: BreakerRule = DEFAULT_RULE,
         on_change: Callable[[BreakerState], None] | None = None,
     ) -> None:
         self.target = target

@@ -35,8 +35,8 @@ class CallPolicy:
         self._maximum = self.info.max_deadline if self.info else None
 
     def time_left(self, timeout: float | None) -> float | None:
-        """Seconds a call that starts now may take: `timeout` or the default, the maximum, or what is left of the running
-        request, whichever is least. None only for streams that may stay open.
+        """Seconds a call that starts now may take: `timeout` or the default, the maximum, or what is left of the
+        running request, whichever is least. None only for streams that may stay open.
 
         Raises DeadlineExceededError if nothing is left.
         """
@@ -51,18 +51,12 @@ class CallPolicy:
             raise DeadlineExceededError
         return seconds
 
-    def judge_rpc_error(self, raw: grpc.aio.AioRpcError, permit: Permit, seconds: float | None) -> MnemoError:
+    def failure(self, raw: grpc.aio.AioRpcError, permit: Permit, seconds: float | None) -> MnemoError:
         """The error to raise for `raw`, which ended a call that had `seconds`; settles its permit."""
         error = from_rpc_error(raw, self.target)
-        self.judge(error, permit, seconds, raw)
-        return error
-
-    def judge(
-        self, error: MnemoError, permit: Permit, seconds: float | None, raw: grpc.aio.AioRpcError | None = None
-    ) -> None:
-        """Settle the permit of a call that had `seconds` and ended with `error`."""
         short = self._default is None or (seconds is not None and seconds < self._default / 2)
         permit.settle(outcome_of(error, raw, short_budget=short))
+        return error
 
     def is_repeatable(self, request: object) -> bool:
         """Whether `request` (a message, or its bytes) may be sent again without a second effect."""

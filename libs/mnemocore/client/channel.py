@@ -7,27 +7,28 @@ descriptor.
 
 from __future__ import annotations
 
+import asyncio
 import time
+import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from mnemocore import calls
-from mnemocore.client.breaker import BreakerRule, BreakerState, CircuitBreaker, Outcome, Permit
+from mnemocore.client.breaker import DEFAULT_RULE, BreakerRule, BreakerState, CircuitBreaker, Outcome, Permit
 from mnemocore.client.call_policy import UNDECLARED_DEADLINE, CallPolicy
 from mnemocore.client.credentials import Credentials, NoCredentials
 from mnemocore.client.retries import RetryBudget, retry_after_failure, worth_retrying
 from mnemocore.client.streams import StreamCall, UploadCall
 from mnemocore.clock import Clock, SystemClock
 from mnemocore.errors import DeadlineExceededError, MnemoError, UnavailableError
-from mnemocore.ids import new_uuid
+from mnemocore.telemetry import counter, histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Iterable
     from types import TracebackType
-
-    from typing_extensions import Self
+    from typing import Self
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
@@ -49,7 +50,7 @@ class ResilientChannel(grpc.aio.Channel):
         *,
         credentials: Credentials | None = None,
         clock: Clock | None = None,
-        breaker_rule: BreakerRule = BreakerRule(),
+        breaker_rule: BreakerRule = DEFAULT_RULE,
     ) -> None:
         self.target = target
         self.retry_budget = RetryBudget()
@@ -63,7 +64,7 @@ class ResilientChannel(grpc.aio.Channel):
         """The breaker of one service, by its full proto name."""
         breaker = self._breakers.get(service)
         if breaker is None:
-            breaker = CircuitBreaker(self.target, self.clock, self._breaker_rule, self._state_counter(service))
+            breaker = CircuitBreaker(self.target, self.clock, self._breaker_rule, self._count_change)
             self._breakers[service] = breaker
         return breaker
 
@@ -75,7 +76,7 @@ class ResilientChannel(grpc.aio.Channel):
     def headers(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> list[tuple[str, str | bytes]]:
         """The headers of one call; what the caller gives in `metadata` wins over what the channel would send."""
         headers: list[tuple[str, str | bytes]] = [
-            (calls.REQUEST_ID_HEADER, calls.request_id.get() or new_uuid(self.clock.now())),
+            (calls.REQUEST_ID_HEADER, calls.request_id.get() or str(uuid.uuid4())),
             *self._credentials.metadata(),
         ]
         carrier: dict[str, str] = {}
@@ -136,8 +137,8 @@ class ResilientChannel(grpc.aio.Channel):
     ) -> None:
         await self.close()
 
-    def _state_counter(self, service: str) -> Callable[[BreakerState], None]:
-        raise RuntimeError(service)
+    def _count_change(self, state: BreakerState) -> None:
+        counter("mnemo.client.breaker.changes").add(1, {"target": self.target, "state": state})
 
 
 class UnaryUnary(grpc.aio.UnaryUnaryMultiCallable[Req, Res]):
@@ -145,6 +146,7 @@ class UnaryUnary(grpc.aio.UnaryUnaryMultiCallable[Req, Res]):
 
     def __init__(self, channel: ResilientChannel, path: str, inner: grpc.aio.UnaryUnaryMultiCallable[Req, Res]) -> None:
         self._channel = channel
+        self._path = path
         self._policy = channel.policy(path)
         self._inner = inner
 
@@ -155,6 +157,22 @@ class UnaryUnary(grpc.aio.UnaryUnaryMultiCallable[Req, Res]):
 
         Nothing is sent if the circuit is open (CircuitOpenError) or no time is left (DeadlineExceededError).
         """
+        started = time.monotonic()
+        status = "OK"
+        try:
+            return await self._call(request, timeout, metadata, options)
+        except MnemoError as error:
+            status = error.status.name
+            raise
+        except asyncio.CancelledError:
+            status = "CANCELLED"
+            raise
+        finally:
+            labels = {"method": self._path, "status": status}
+            counter("mnemo.client.calls").add(1, labels)
+            histogram("mnemo.client.duration").record(time.monotonic() - started, labels)
+
+    async def _call(self, request: Req, timeout: float | None, metadata: Any, options: dict[str, Any]) -> Res:
         channel = self._channel
         seconds = self._policy.time_left(timeout)
         expiry = time.monotonic() + (UNDECLARED_DEADLINE if seconds is None else seconds)
@@ -166,12 +184,13 @@ class UnaryUnary(grpc.aio.UnaryUnaryMultiCallable[Req, Res]):
             if not (worth_retrying(error) and self._policy.is_repeatable(request)):
                 raise
             failure = error
+
+        def attempt_again() -> Awaitable[Res]:
+            counter("mnemo.client.retries").add(1, {"method": self._path})
+            return self._attempt(request, expiry, headers, options)
+
         return await retry_after_failure(
-            failure,
-            lambda: self._attempt(request, expiry, headers, options),
-            expiry=expiry,
-            budget=channel.retry_budget,
-            clock=channel.clock,
+            failure, attempt_again, expiry=expiry, budget=channel.retry_budget, clock=channel.clock
         )
 
     async def _attempt(self, request: Req, expiry: float, headers: Any, options: dict[str, Any]) -> Res:
@@ -184,10 +203,7 @@ class UnaryUnary(grpc.aio.UnaryUnaryMultiCallable[Req, Res]):
             try:
                 response = await self._inner(request, timeout=seconds, metadata=headers, **options)
             except grpc.aio.AioRpcError as raw:
-                raise self._policy.judge_rpc_error(raw, permit, seconds) from None
-            except MnemoError as error:  # from a channel inside the process
-                self._policy.judge(error, permit, seconds)
-                raise
+                raise self._policy.failure(raw, permit, seconds) from None
             permit.settle(Outcome.SUCCESS)
             return response
         finally:

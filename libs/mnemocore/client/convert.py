@@ -18,7 +18,6 @@ from mnemocore.errors import InvalidFieldError, Violation
 from mnemocore.memory.v1 import resources_pb2 as memory_pb2
 
 if TYPE_CHECKING:
-    from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
     from google.protobuf.message import Message
     from google.protobuf.struct_pb2 import Struct, Value
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -32,7 +31,7 @@ E = TypeVar("E", bound=StrEnum)
 LARGEST_EXACT_INTEGER: Final = 2**53
 """Doubles hold every integer up to here."""
 
-WIRE_ENUMS: Final[dict[type[StrEnum], EnumTypeWrapper[Any]]] = {
+WIRE_ENUMS: Final[dict[type[StrEnum], Any]] = {
     values.MemoryKind: memory_pb2.MemoryKind,
     values.MemoryState: memory_pb2.MemoryState,
     values.ChangeType: memory_pb2.ChangeType,

@@ -34,7 +34,7 @@ _OPTIONS: Final[list[tuple[str, int | str]]] = [
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files: the authorities to trust (None: those of the system), and our own certificate and key, if asked for."""
+    """PEM files: the authorities to trust (None: those of the system), and our own certificate and key (None: none)."""
 
     authorities: Path | None = None
     certificate: Path | None = None
@@ -53,9 +53,7 @@ def open_channel(
     if tls is False:
         inner = grpc.aio.insecure_channel(address, options=_OPTIONS)
     else:
-        inner = grpc.aio.secure_channel(
-            address, _tls_credentials(TlsFiles() if tls is True else tls), options=_OPTIONS
-        )
+        inner = grpc.aio.secure_channel(address, _tls_credentials(TlsFiles() if tls is True else tls), options=_OPTIONS)
     return ResilientChannel(inner, target, credentials=credentials, clock=clock)
 
 

@@ -25,8 +25,8 @@ _ANSWERS: Final = (
 """Errors that only a working service gives."""
 
 
-def outcome_of(error: MnemoError, raw: grpc.aio.AioRpcError | None, *, short_budget: bool) -> Outcome:
-    """The outcome of a call that ended with `error`; `raw` is what it was made of, None if it never was on a wire.
+def outcome_of(error: MnemoError, raw: grpc.aio.AioRpcError, *, short_budget: bool) -> Outcome:
+    """The outcome of a call that ended with `error`, which was made of `raw`.
 
     - A refusal of the request shows that the service works: SUCCESS.
     - UNAVAILABLE is a FAILURE if nobody answered, or if the service says that its own store does not answer. Other
@@ -40,7 +40,7 @@ def outcome_of(error: MnemoError, raw: grpc.aio.AioRpcError | None, *, short_bud
     if isinstance(error, errors.StoreUnavailableError):
         return Outcome.FAILURE
     if isinstance(error, errors.UnavailableError):
-        return Outcome.NEUTRAL if raw is None or _has_details(raw) else Outcome.FAILURE
+        return Outcome.NEUTRAL if _has_details(raw) else Outcome.FAILURE
     if isinstance(error, errors.DeadlineExceededError) and not short_budget:
         return Outcome.FAILURE
     return Outcome.NEUTRAL

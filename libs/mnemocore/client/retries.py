@@ -55,7 +55,7 @@ class RetryBudget:
 
 
 def worth_retrying(error: BaseException) -> bool:
-    """Whether the same call may succeed a moment later. A suspended circuit is left alone: waiting is up to the caller."""
+    """Whether the same call may succeed a moment later. An open circuit is left alone: waiting is up to the caller."""
     return isinstance(error, UnavailableError) and not isinstance(error, CircuitOpenError)
 
 

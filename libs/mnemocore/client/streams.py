@@ -7,17 +7,16 @@ failure. A call that is cancelled or dropped before gives the permit back.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import grpc
 
 from mnemocore.client.breaker import Outcome
-from mnemocore.errors import MnemoError, UnavailableError
+from mnemocore.errors import PeerUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Generator
-
-    from typing_extensions import Self
+    from typing import Self
 
     from mnemocore.client.breaker import Permit
     from mnemocore.client.call_policy import CallPolicy
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
 Req = TypeVar("Req")
 Res = TypeVar("Res")
 T = TypeVar("T")
+
+LOST_STATUS: Final = "Internal error from Core"
+"""The details of the status that grpc.aio sets itself when it cannot send a message."""
 
 
 class RunningCall(Generic[Req]):
@@ -37,14 +39,16 @@ class RunningCall(Generic[Req]):
         self._seconds = seconds
 
     async def write(self, request: Req) -> None:
-        """Send one request. Raises the error that ended the call if it has ended."""
+        """Send one request. Raises the error that ended the call if it has ended, PeerUnavailableError if that error is
+        lost because the call ended at the same time.
+        """
         try:
             await self._guarded(self._inner.write(request))
         except asyncio.InvalidStateError:
             if not self.done():
                 raise
             await self._guarded(self._inner.read())  # raises why the call ended
-            raise UnavailableError(f"{self._policy.target} ended the stream early") from None
+            raise self._ended() from None
 
     async def done_writing(self) -> None:
         """Tell the server that no more requests follow."""
@@ -63,14 +67,25 @@ class RunningCall(Generic[Req]):
         """Whether the call was ended by `cancel`."""
         return bool(self._inner.cancelled())
 
+    def _ended(self) -> PeerUnavailableError:
+        return PeerUnavailableError(f"{self._policy.target} ended the stream", target=self._policy.target)
+
     async def _guarded(self, step: Awaitable[T]) -> T:
         try:
             return await step
         except grpc.aio.AioRpcError as raw:
-            raise self._policy.judge_rpc_error(raw, self._permit, self._seconds) from None
-        except MnemoError as error:  # from a channel inside the process
-            self._policy.judge(error, self._permit, self._seconds)
-            raise
+            if _is_lost_status(raw):
+                self._permit.settle(Outcome.NEUTRAL)
+                raise self._ended() from None
+            raise self._policy.failure(raw, self._permit, self._seconds) from None
+
+
+def _is_lost_status(raw: grpc.aio.AioRpcError) -> bool:
+    """Whether grpc.aio put a status of its own in the place of the server's.
+
+    It does so when a message is written at the moment the server ends the stream; what the server said is gone then.
+    """
+    return raw.code() is grpc.StatusCode.INTERNAL and raw.details() == LOST_STATUS
 
 
 class StreamCall(RunningCall[Req], Generic[Req, Res]):
@@ -87,7 +102,7 @@ class StreamCall(RunningCall[Req], Generic[Req, Res]):
         if self._messages is None:
             self._messages = aiter(self._inner)
         try:
-            message = await self._guarded(anext(self._messages))
+            message: Res = await self._guarded(anext(self._messages))
         except StopAsyncIteration:
             self._permit.settle(Outcome.SUCCESS)
             raise

@@ -3,3 +3,11 @@
 One SQL dialect serves both ways to run: the server that `embedded` starts beside the process, and any PostgreSQL 15 or
 newer that an operator names by URL.
 """
+
+from mnemocore.postgres.database import Database
+from mnemocore.postgres.directory import DataDirectory, Served
+from mnemocore.postgres.embedded import EmbeddedPostgres
+from mnemocore.postgres.migrations import migrate
+from mnemocore.postgres.notifications import Listener
+
+__all__ = ["DataDirectory", "Database", "EmbeddedPostgres", "Listener", "Served", "migrate"]

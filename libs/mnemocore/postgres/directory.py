@@ -7,10 +7,12 @@ import json
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mnemocore.errors import DataDirectoryError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FORMAT: Final = 1
 """The newest layout of a data directory that this version reads, and the one it writes."""

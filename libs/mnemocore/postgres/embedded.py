@@ -172,7 +172,7 @@ class EmbeddedPostgres:
         if draft.exists():
             shutil.rmtree(draft)
         account.own_folder(draft)
-        command = [
+        command: list[str | Path] = [
             *(_program("initdb"), "-D", draft, "-U", _USER, "--auth=trust", "--encoding=UTF8", "--locale=C"),
             *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--data-checksums", "--no-instructions"),
         ]

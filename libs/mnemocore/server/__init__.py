@@ -1,1 +1,23 @@
-"""Everything a service needs to serve."""
+"""Everything a service needs to serve: a host with its stages, in-process channels, validation, lifecycle."""
+
+from mnemocore.server.admission import AdmissionLimits
+from mnemocore.server.host import Host, HostPart, Service
+from mnemocore.server.identity import Authenticator, InternalAuthenticator, allows
+from mnemocore.server.inprocess import LocalChannel
+from mnemocore.server.lifecycle import BackgroundTask, Lifecycle, Part
+from mnemocore.server.validation import Validator
+
+__all__ = [
+    "AdmissionLimits",
+    "Authenticator",
+    "BackgroundTask",
+    "Host",
+    "HostPart",
+    "InternalAuthenticator",
+    "Lifecycle",
+    "LocalChannel",
+    "Part",
+    "Service",
+    "Validator",
+    "allows",
+]

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from google.protobuf.descriptor import FieldDescriptor
 
 from mnemocore.common.v1 import options_pb2
 from mnemocore.errors import InvalidFieldError, Violation
 from mnemocore.ids import is_uuid
+from mnemocore.server.chain import Malformed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
+    from google._upb._message import Descriptor as UpbDescriptor
     from google.protobuf.descriptor import Descriptor, EnumDescriptor
     from google.protobuf.message import Message
     from google.protobuf.struct_pb2 import ListValue, Struct, Value
+
+    from mnemocore.server.chain import Proceed, ServerCall
 
     Check = Callable[[Message, list[Violation]], None]
     """Looks at one field of a message and appends what is wrong, with paths from that message."""
@@ -59,9 +63,9 @@ class Validator:
         self._complete = True
 
     @staticmethod
-    def for_message(descriptor: Descriptor) -> Validator:
+    def for_message(descriptor: Descriptor | UpbDescriptor) -> Validator:
         """The validator of a message type; compiled at the first call, the same object afterwards."""
-        return _VALIDATORS.get(descriptor.full_name) or Validator(descriptor)
+        return _VALIDATORS.get(descriptor.full_name) or Validator(cast("Descriptor", descriptor))
 
     def violations(self, message: Message) -> list[Violation]:
         """Every broken rule of `message`, in the order of its fields; paths like `memories[3].tags`."""
@@ -412,3 +416,34 @@ def _joined(path: str, key: str | int) -> str:
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 4]}...{text[-1]}"
+
+
+class ValidationStage:
+    """Refuses requests that break the rules of their fields; on request streams every message is checked as it comes.
+
+    Handlers take the messages of a request stream from the iterator they are given, never from the context.
+    """
+
+    name = "validation"
+
+    async def handle(self, call: ServerCall, proceed: Proceed) -> Any:
+        """Check what comes in. Requests of handlers that pass bytes on are left to the server that reads them."""
+        if call.info is not None and not call.raw:
+            validator = Validator.for_message(call.info.request.DESCRIPTOR)
+            if call.request_streaming:
+                call.request = _checked(call.request, validator)
+            else:
+                _check_request(call.request, validator)
+        return await proceed(call)
+
+
+async def _checked(requests: AsyncIterator[Any], validator: Validator) -> AsyncIterator[Any]:
+    async for request in requests:
+        _check_request(request, validator)
+        yield request
+
+
+def _check_request(request: Any, validator: Validator) -> None:
+    if isinstance(request, Malformed):
+        raise InvalidFieldError(f"the request is not a valid {request.type_name}")
+    validator.validate(request)

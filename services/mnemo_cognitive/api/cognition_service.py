@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mnemocore.calls import caller
 from mnemocore.cognitive.v1 import cognition_service_pb2 as pb
@@ -24,8 +24,8 @@ class CognitionServicer(cognition_service_pb2_grpc.CognitionServiceServicer):
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
 
-    async def ConsolidateSpace(  # noqa: D102
-        self, request: pb.ConsolidateSpaceRequest, context: grpc.aio.ServicerContext
+    async def ConsolidateSpace(
+        self, request: pb.ConsolidateSpaceRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ConsolidateSpaceResponse:
         job = await self._jobs.consolidate(
             caller(),
@@ -37,19 +37,17 @@ class CognitionServicer(cognition_service_pb2_grpc.CognitionServiceServicer):
         )
         return pb.ConsolidateSpaceResponse(job=_from_job(job))
 
-    async def GetJob(  # noqa: D102
-        self, request: pb.GetJobRequest, context: grpc.aio.ServicerContext
-    ) -> pb.GetJobResponse:
+    async def GetJob(self, request: pb.GetJobRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.GetJobResponse:
         return pb.GetJobResponse(job=_from_job(await self._jobs.get(caller(), _job_id(request.name))))
 
-    async def ListJobs(  # noqa: D102
-        self, request: pb.ListJobsRequest, context: grpc.aio.ServicerContext
+    async def ListJobs(
+        self, request: pb.ListJobsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ListJobsResponse:
         jobs, token = await self._jobs.list(caller(), request.space, request.page_size, request.page_token)
         return pb.ListJobsResponse(jobs=[_from_job(job, brief=True) for job in jobs], next_page_token=token)
 
-    async def CancelJob(  # noqa: D102
-        self, request: pb.CancelJobRequest, context: grpc.aio.ServicerContext
+    async def CancelJob(
+        self, request: pb.CancelJobRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.CancelJobResponse:
         return pb.CancelJobResponse(job=_from_job(await self._jobs.cancel(caller(), _job_id(request.name))))
 
@@ -84,7 +82,5 @@ def _from_report(report: Report, space: str, *, brief: bool) -> resources_pb2.Co
     for group in report.groups:
         added = message.groups.add(kept=group.kept)
         for duplicate in group.duplicates:
-            added.duplicates.add(
-                name=duplicate.name, similarity=duplicate.similarity, archived=duplicate.archived
-            )
+            added.duplicates.add(name=duplicate.name, similarity=duplicate.similarity, archived=duplicate.archived)
     return message

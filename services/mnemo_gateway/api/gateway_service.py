@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mnemocore.calls import caller
 from mnemocore.gateway.v1 import gateway_service_pb2 as pb
@@ -27,8 +27,8 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
         self._keyring = keyring
         self._backends = backends
 
-    async def GetCapabilities(  # noqa: D102
-        self, request: pb.GetCapabilitiesRequest, context: grpc.aio.ServicerContext
+    async def GetCapabilities(
+        self, request: pb.GetCapabilitiesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetCapabilitiesResponse:
         identity = caller()
         readiness = await self._backends.readiness()
@@ -41,8 +41,8 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
             methods=sorted(method.path.removeprefix("/") for method in all_methods() if method.public),
         )
 
-    async def CreateApiKey(  # noqa: D102
-        self, request: pb.CreateApiKeyRequest, context: grpc.aio.ServicerContext
+    async def CreateApiKey(
+        self, request: pb.CreateApiKeyRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.CreateApiKeyResponse:
         expires_at = to_datetime(request.expire_time) if request.HasField("expire_time") else None
         key, secret = await self._keyring.create(
@@ -50,14 +50,14 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
         )
         return pb.CreateApiKeyResponse(api_key=_from_key(key), secret=secret)
 
-    async def ListApiKeys(  # noqa: D102
-        self, request: pb.ListApiKeysRequest, context: grpc.aio.ServicerContext
+    async def ListApiKeys(
+        self, request: pb.ListApiKeysRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ListApiKeysResponse:
         keys, token = await self._keyring.list(caller(), request.page_size, request.page_token)
         return pb.ListApiKeysResponse(api_keys=[_from_key(key) for key in keys], next_page_token=token)
 
-    async def DeleteApiKey(  # noqa: D102
-        self, request: pb.DeleteApiKeyRequest, context: grpc.aio.ServicerContext
+    async def DeleteApiKey(
+        self, request: pb.DeleteApiKeyRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.DeleteApiKeyResponse:
         await self._keyring.revoke(caller(), ApiKeyId(request.name.removeprefix("apiKeys/")))
         return pb.DeleteApiKeyResponse()

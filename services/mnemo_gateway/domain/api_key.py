@@ -85,9 +85,3 @@ def key_id_of(secret: str) -> ApiKeyId | None:
 def hash_secret(secret: str) -> bytes:
     """What is stored of a secret. A fast hash is enough: the secret itself is random, not a password."""
     return hashlib.sha256(secret.encode()).digest()
-
-
-def contains(held: frozenset[str], asked: str) -> bool:
-    """Whether the scopes `held` contain the scope `asked`."""
-    area = asked.partition(":")[0]
-    return asked in held or "*" in held or (asked != "*" and f"{area}:admin" in held)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
-from mnemo_gateway.domain.api_key import SCOPES, ApiKey, contains, hash_secret, key_id_of, new_secret
+from mnemo_gateway.domain.api_key import SCOPES, ApiKey, hash_secret, key_id_of, new_secret
 from mnemo_gateway.domain.ports import KeyStore
 from mnemocore import paging
 from mnemocore.calls import Identity
@@ -55,7 +55,7 @@ class Keyring:
         _check(scopes, expires_at, now)
         owner = Tenant(tenant) if tenant else caller.tenant
         for scope in scopes:
-            if not contains(caller.scopes, scope):
+            if not caller.allows(scope):
                 raise PermissionDeniedError(scope=scope)
         if owner != caller.tenant and not self._installation_wide(caller):
             raise PermissionDeniedError("a key of another tenant needs the scope *", scope="*")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
 
 S = TypeVar("S", bound=np.generic)
 
@@ -60,6 +64,11 @@ class Names:
     def code(self, name: str) -> int:
         """The number of `name`, given now if it is new."""
         return self._codes.setdefault(name, len(self._codes))
+
+    def codes(self, names: Iterable[str]) -> list[int]:
+        """The numbers of `names`, given now to those that are new."""
+        known = self._codes
+        return [known.setdefault(name, len(known)) for name in names]
 
     def find(self, name: str) -> int:
         """The number of `name`, -1 if it has none."""

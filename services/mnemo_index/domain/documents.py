@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from mnemocore.ids import MemoryId
 
+_canonical_json: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -65,8 +66,8 @@ class Change:
 class Filter:
     """Which memories are looked at: every named condition must hold, an empty one holds for all.
 
-    Any of `kinds`, all of `tags`, any of `actors`, any of `sessions`, `occurred_from` <= time < `occurred_to`, and equal
-    values of the top-level keys of `metadata`.
+    Any of `kinds`, all of `tags`, any of `actors`, any of `sessions`, `occurred_from` <= time < `occurred_to`, and
+    equal values of the top-level keys of `metadata`.
     """
 
     kinds: frozenset[str] = frozenset()
@@ -107,13 +108,13 @@ def digest(document: Document) -> int:
 
 def fingerprint(*parts: str) -> int:
     """A signed 64-bit hash of `parts`, the same on every machine."""
-    joined = "".join(f"{len(part)}:{part}" for part in parts)
-    hashed = hashlib.blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    sizes = ",".join([str(len(part)) for part in parts])
+    hashed = hashlib.blake2b("".join((sizes, ":", *parts)).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(hashed, "little", signed=True)
 
 
 def _canonical(value: object) -> str:
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
+    return _canonical_json(_plain(value))
 
 
 def _plain(value: object) -> object:

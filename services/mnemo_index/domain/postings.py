@@ -1,13 +1,14 @@
 """The words of a space: which row has which term how often, and BM25 over them.
 
-The terms of each row are kept in the order of rows (what a snapshot stores and a removal needs) and in the order of terms
-(what a search reads). The latter has a frozen part, sorted, and a tail of what came since; the tail is merged when it has
-grown to a quarter of the frozen part. A row is found as soon as it is added. Rows are never renumbered here.
+The terms of each row are kept in the order of rows (what a snapshot stores and a removal needs) and in the order of
+terms (what a search reads). The latter has a frozen part, sorted, and a tail of what came since; the tail is merged
+when it has grown to a quarter of the frozen part. A row is found as soon as it is added.
 """
 
 from __future__ import annotations
 
 from array import array
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -66,8 +67,7 @@ class Postings:
 
     def extend(self, documents: Sequence[Sequence[str]]) -> None:
         """Add the next rows, each with its terms in any order."""
-        code = self.vocabulary.code
-        flat = np.array([code(term) for document in documents for term in document], dtype=np.int64)
+        flat = np.array(self.vocabulary.codes(chain.from_iterable(documents)), dtype=np.int64)
         lengths = np.array([len(document) for document in documents], dtype=np.int64)
         first = len(self.sizes)
         owners = np.repeat(np.arange(len(documents), dtype=np.int64), lengths)

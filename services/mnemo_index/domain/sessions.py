@@ -10,6 +10,8 @@ import numpy as np
 from mnemo_index.domain.columns import Column
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 NOBODY: Final = 0
@@ -45,21 +47,15 @@ class Sessions:
         """The place of each row in its session; -1 for a row without one."""
         return self._ordinals.values
 
-    def add(self, session: int, ordinal: int | None) -> None:
-        """Add the next row to `session` (-1: to none). Without an ordinal it comes last."""
-        row = len(self._ordinals)
-        rows = self._rows.setdefault(session, []) if session >= 0 else []
-        if ordinal is None:
-            ordinal = int(self.ordinals[rows[-1]]) + 1 if rows else (0 if session >= 0 else -1)
-        self._ordinals.extend(np.array([ordinal], dtype=np.int64))
-        self.before.extend(np.zeros(1, dtype=np.int32))
-        self.after.extend(np.zeros(1, dtype=np.int32))
-        if session < 0:
-            return
-        place = self._place(rows, ordinal, row)
-        rows.insert(place, row)
-        self._link(rows[place - 1] if place else -1, row)
-        self._link(row, rows[place + 1] if place + 1 < len(rows) else -1)
+    def extend(self, sessions: Sequence[int], ordinals: Sequence[int | None]) -> None:
+        """Add the next rows, each to its session (-1: to none). A row without an ordinal comes last in its session."""
+        first = len(self._ordinals)
+        self._ordinals.extend(np.full(len(sessions), -1, dtype=np.int64))
+        self.before.extend(np.zeros(len(sessions), dtype=np.int32))
+        self.after.extend(np.zeros(len(sessions), dtype=np.int32))
+        for row, (session, ordinal) in enumerate(zip(sessions, ordinals, strict=True), first):
+            if session >= 0:
+                self._insert(self._rows.setdefault(session, []), row, ordinal)
 
     def remove(self, session: int, row: int) -> None:
         """Take `row` out of `session` (-1: out of none); its neighbours become neighbours of each other."""
@@ -72,6 +68,15 @@ class Sessions:
         before, after = int(self.before.values[row + 1]) - 1, int(self.after.values[row + 1]) - 1
         self._link(before, after)
         self.before.values[row + 1] = self.after.values[row + 1] = NOBODY
+
+    def _insert(self, rows: list[int], row: int, ordinal: int | None) -> None:
+        if ordinal is None:
+            ordinal = int(self.ordinals[rows[-1]]) + 1 if rows else 0
+        self.ordinals[row] = ordinal
+        place = self._place(rows, ordinal, row)
+        rows.insert(place, row)
+        self._link(rows[place - 1] if place else -1, row)
+        self._link(row, rows[place + 1] if place + 1 < len(rows) else -1)
 
     def _place(self, rows: list[int], ordinal: int, row: int) -> int:
         ordinals = self.ordinals

@@ -40,7 +40,9 @@ _NUMBER_WORDS: Final = """
 STOP_WORDS: Final = frozenset(_STOP_WORDS.split())
 """English words that carry no meaning of their own, question words included."""
 
-NEGATIONS: Final = frozenset("not no never neither nor none nobody nothing nowhere without".split())
+NEGATIONS: Final = frozenset(
+    ("not", "no", "never", "neither", "nor", "none", "nobody", "nothing", "nowhere", "without")
+)
 """Words that turn a statement into its opposite."""
 
 NUMBER_WORDS: Final = frozenset(_NUMBER_WORDS.split())
@@ -127,4 +129,3 @@ def _spelled_out(match: re.Match[str]) -> str:
 
 def _canonical(word: str) -> str:
     return word.replace(",", "")[:LONGEST_TERM]
-

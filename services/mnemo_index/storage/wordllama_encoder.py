@@ -26,7 +26,7 @@ TOKENIZER: Final = "tokenizers/l2_supercat_tokenizer_config.json"
 MAX_CHARACTERS: Final = 32_768
 """Characters of a text that are encoded; the meaning of a longer text is that of its beginning."""
 
-_TOKENS_AT_ONCE: Final = 65_536
+_TOKENS_AT_ONCE: Final = 8192
 
 
 class WordLlamaEncoder:
@@ -36,6 +36,7 @@ class WordLlamaEncoder:
         self._weights = weights
         self._tokenizer = tokenizer
         self._model = model
+        self._ones = np.ones(_TOKENS_AT_ONCE, dtype=np.float32)
 
     @classmethod
     def load(cls, directory: Path | None = None) -> WordLlamaEncoder:
@@ -68,17 +69,12 @@ class WordLlamaEncoder:
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """One row of length 1 a text; zeros for an empty text."""
-        pooled = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        tokens = self._tokens(texts)
-        start = 0
-        while start < len(tokens):
-            end, total = start, 0
-            while end < len(tokens) and (end == start or total + len(tokens[end]) <= _TOKENS_AT_ONCE):
-                total += len(tokens[end])
-                end += 1
-            pooled[start:end] = self._sums(tokens[start:end])
-            start = end
-        return _unit_rows(pooled)
+        sums = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        for row, tokens in zip(sums, self._tokens(texts), strict=True):
+            for start in range(0, len(tokens), _TOKENS_AT_ONCE):
+                part = self._weights.take(tokens[start : start + _TOKENS_AT_ONCE], axis=0)
+                row += self._ones[: len(part)] @ part
+        return _unit_rows(sums)
 
     def encode_weighted(self, words: Sequence[str], weights: Sequence[float]) -> NDArray[np.float32]:
         """The vector of `words`, each of its tokens counted by the weight of the word."""
@@ -94,16 +90,6 @@ class WordLlamaEncoder:
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         cut = [text[:MAX_CHARACTERS] for text in texts]
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(cut, add_special_tokens=False)]
-
-    def _sums(self, tokens: list[list[int]]) -> NDArray[np.float32]:
-        lengths = np.array([len(of_text) for of_text in tokens])
-        sums = np.zeros((len(tokens), self.dimension), dtype=np.float32)
-        flat = np.fromiter((token for of_text in tokens for token in of_text), np.int64, int(lengths.sum()))
-        filled = np.flatnonzero(lengths)
-        if filled.size:
-            starts = (np.cumsum(lengths) - lengths)[filled]
-            sums[filled] = np.add.reduceat(self._weights[flat], starts, axis=0)
-        return sums
 
 
 def _wheel_folder() -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mnemo_memory import wire
 from mnemocore.calls import caller
@@ -31,8 +31,8 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         self._memories = memories
         self._recall = recall
 
-    async def CreateMemory(  # noqa: D102
-        self, request: pb.CreateMemoryRequest, context: grpc.aio.ServicerContext
+    async def CreateMemory(
+        self, request: pb.CreateMemoryRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.CreateMemoryResponse:
         space, memories, token = await self._memories.create(
             caller(),
@@ -42,8 +42,8 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         )
         return pb.CreateMemoryResponse(memory=wire.from_memory(space, memories[0]), written_at=wire.token(token))
 
-    async def BatchCreateMemories(  # noqa: D102
-        self, request: pb.BatchCreateMemoriesRequest, context: grpc.aio.ServicerContext
+    async def BatchCreateMemories(
+        self, request: pb.BatchCreateMemoriesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.BatchCreateMemoriesResponse:
         drafts = [wire.to_draft(item, f"memories[{number}]") for number, item in enumerate(request.memories)]
         space, memories, token = await self._memories.create(
@@ -53,8 +53,8 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             memories=[wire.from_memory(space, memory) for memory in memories], written_at=wire.token(token)
         )
 
-    async def IngestMemories(  # noqa: D102
-        self, request_iterator: AsyncIterator[pb.IngestMemoriesRequest], context: grpc.aio.ServicerContext
+    async def IngestMemories(
+        self, request_iterator: AsyncIterator[pb.IngestMemoriesRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.IngestMemoriesResponse]:
         number = 0
         async for request in request_iterator:
@@ -84,15 +84,15 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         response.results.extend(result for result in results if result is not None)
         return response
 
-    async def GetMemory(  # noqa: D102
-        self, request: pb.GetMemoryRequest, context: grpc.aio.ServicerContext
+    async def GetMemory(
+        self, request: pb.GetMemoryRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetMemoryResponse:
         slug, memory_id = wire.memory_of(request.name)
         space, memory = await self._memories.get_one(caller(), slug, memory_id)
         return pb.GetMemoryResponse(memory=wire.from_memory(space, memory))
 
-    async def BatchGetMemories(  # noqa: D102
-        self, request: pb.BatchGetMemoriesRequest, context: grpc.aio.ServicerContext
+    async def BatchGetMemories(
+        self, request: pb.BatchGetMemoriesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.BatchGetMemoriesResponse:
         space, memories, missing = await self._memories.get(
             caller(), wire.space_of(request.parent), wire.ids_of(request.ids)
@@ -101,10 +101,10 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             memories=[wire.from_memory(space, memory) for memory in memories], missing=missing
         )
 
-    async def ListMemories(  # noqa: D102
-        self, request: pb.ListMemoriesRequest, context: grpc.aio.ServicerContext
+    async def ListMemories(
+        self, request: pb.ListMemoriesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ListMemoriesResponse:
-        space, memories, token = await self._memories.list(
+        space, memories, token = await self._memories.list_memories(
             caller(),
             wire.space_of(request.parent),
             wire.to_filter(request.filter),
@@ -116,8 +116,8 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             memories=[wire.from_memory(space, memory) for memory in memories], next_page_token=token
         )
 
-    async def DeleteMemory(  # noqa: D102
-        self, request: pb.DeleteMemoryRequest, context: grpc.aio.ServicerContext
+    async def DeleteMemory(
+        self, request: pb.DeleteMemoryRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.DeleteMemoryResponse:
         slug, memory_id = wire.memory_of(request.name)
         token = await self._memories.delete(
@@ -131,8 +131,8 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         )
         return pb.DeleteMemoryResponse(written_at=wire.token(token))
 
-    async def RestoreMemory(  # noqa: D102
-        self, request: pb.RestoreMemoryRequest, context: grpc.aio.ServicerContext
+    async def RestoreMemory(
+        self, request: pb.RestoreMemoryRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.RestoreMemoryResponse:
         slug, memory_id = wire.memory_of(request.name)
         space, memory, token = await self._memories.restore(
@@ -145,8 +145,8 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         )
         return pb.RestoreMemoryResponse(memory=wire.from_memory(space, memory), written_at=wire.token(token))
 
-    async def RecallMemories(  # noqa: D102
-        self, request: pb.RecallMemoriesRequest, context: grpc.aio.ServicerContext
+    async def RecallMemories(
+        self, request: pb.RecallMemoriesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.RecallMemoriesResponse:
         space, recalled, token = await self._recall.recall(
             caller(),
@@ -161,8 +161,8 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             results=[wire.from_recalled(space, each) for each in recalled], read_at=wire.token(token)
         )
 
-    async def ListRevisions(  # noqa: D102
-        self, request: pb.ListRevisionsRequest, context: grpc.aio.ServicerContext
+    async def ListRevisions(
+        self, request: pb.ListRevisionsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ListRevisionsResponse:
         slug, memory_id = wire.parent_of(request.parent)
         space, revisions, token = await self._memories.history(

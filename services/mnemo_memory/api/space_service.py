@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mnemo_memory import wire
 from mnemocore.calls import caller
@@ -24,28 +24,28 @@ class SpaceServicer(space_service_pb2_grpc.SpaceServiceServicer):
         self._spaces = spaces
         self._committed = committed
 
-    async def CreateSpace(  # noqa: D102
-        self, request: pb.CreateSpaceRequest, context: grpc.aio.ServicerContext
+    async def CreateSpace(
+        self, request: pb.CreateSpaceRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.CreateSpaceResponse:
         space = await self._spaces.create(
             caller(), request.space_id, wire.text("description", request.description), wire.request_of(request)
         )
         return pb.CreateSpaceResponse(space=wire.from_space(space))
 
-    async def GetSpace(  # noqa: D102
-        self, request: pb.GetSpaceRequest, context: grpc.aio.ServicerContext
+    async def GetSpace(
+        self, request: pb.GetSpaceRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetSpaceResponse:
         space = await self._spaces.get(caller(), wire.space_of(request.name))
         return pb.GetSpaceResponse(space=wire.from_space(space))
 
-    async def ListSpaces(  # noqa: D102
-        self, request: pb.ListSpacesRequest, context: grpc.aio.ServicerContext
+    async def ListSpaces(
+        self, request: pb.ListSpacesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ListSpacesResponse:
         spaces, token = await self._spaces.list(caller(), request.page_size, request.page_token)
         return pb.ListSpacesResponse(spaces=[wire.from_space(space) for space in spaces], next_page_token=token)
 
-    async def RepublishSpace(  # noqa: D102
-        self, request: pb.RepublishSpaceRequest, context: grpc.aio.ServicerContext
+    async def RepublishSpace(
+        self, request: pb.RepublishSpaceRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.RepublishSpaceResponse:
         memories = await self._spaces.republish(caller(), wire.space_of(request.name))
         self._committed()

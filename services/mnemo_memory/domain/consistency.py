@@ -6,10 +6,13 @@ import base64
 import binascii
 import struct
 import zlib
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from mnemocore.errors import ForeignTokenError
-from mnemocore.ids import SpaceUid
+
+if TYPE_CHECKING:
+    from mnemocore.ids import SpaceUid
 
 _LAYOUT = struct.Struct(">16s16sQ")
 _CHECK = struct.Struct(">I")

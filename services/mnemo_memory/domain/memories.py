@@ -65,7 +65,7 @@ class Memories:
             raise MemoryNotFoundError(memory=f"{space.name}/memories/{memory_id}")
         return space, memories[0]
 
-    async def list(
+    async def list_memories(
         self, caller: Identity, slug: str, where: Filter, states: Sequence[State], page_size: int, page_token: str
     ) -> tuple[Space, list[Memory], str]:
         """One page, newest first, and the token of the next. Raises SpaceNotFoundError, PageTokenMismatchError."""

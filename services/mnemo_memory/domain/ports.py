@@ -49,7 +49,7 @@ class ListPosition:
 class Store(Protocol):
     """The system of record. Every write is one transaction that is durable when the call returns.
 
-    The revisions of a space are 1, 2, 3 ... in the order of commit: a reader who has seen revision n has seen all below.
+    The revisions of a space are 1, 2, 3 ... in the order of commit: who has seen n has seen all below.
     """
 
     @property
@@ -69,16 +69,14 @@ class Store(Protocol):
         """The tenant's spaces by slug, after `after`."""
         ...
 
-    async def create(
-        self, space: Space, drafts: Sequence[Draft], author: Author, request: Request | None
-    ) -> Written:
+    async def create(self, space: Space, drafts: Sequence[Draft], author: Author, request: Request | None) -> Written:
         """Write all drafts or none. Raises MemoryExistsError, RequestIdReusedError."""
         ...
 
     async def create_each(
         self, space: Space, drafts: Sequence[Draft], author: Author, request: Request | None
     ) -> tuple[list[Memory | None], int]:
-        """Write the drafts whose ids are free; None stands for a draft whose id is taken. Raises RequestIdReusedError."""
+        """Write the drafts whose ids are free; None stands for one whose id is taken. Raises RequestIdReusedError."""
         ...
 
     async def get(self, space: Space, ids: Sequence[MemoryId]) -> dict[MemoryId, Memory]:
@@ -107,9 +105,7 @@ class Store(Protocol):
         """Append a REPUBLISHED revision for every active memory; returns their number."""
         ...
 
-    async def list_revisions(
-        self, space: Space, memory_id: MemoryId | None, after: int, limit: int
-    ) -> list[Revision]:
+    async def list_revisions(self, space: Space, memory_id: MemoryId | None, after: int, limit: int) -> list[Revision]:
         """Revisions of the space or of one memory after revision `after`, oldest first."""
         ...
 
@@ -163,5 +159,3 @@ class EventLog(Protocol):
     async def publish(self, space: Space, revisions: Sequence[Revision]) -> None:
         """Append the revisions in their order. Publishing one again has no effect."""
         ...
-
-

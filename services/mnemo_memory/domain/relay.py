@@ -14,17 +14,29 @@ if TYPE_CHECKING:
 
     from mnemo_memory.domain.memory import Space
     from mnemo_memory.domain.ports import EventLog, Store
+    from mnemocore.clock import Clock
 
 BATCH: Final = 512
 SPACES_A_ROUND: Final = 64
 
 
 class Relay:
-    """Moves revisions from the store to the log. `wake` after a commit makes it look at once."""
+    """Moves revisions from the store to the log. `wake` after a commit makes it look at once.
 
-    def __init__(self, store: Store, log: EventLog, poll_seconds: float, report_lag: Callable[[int], None]) -> None:
+    `report_lag` is told the age in seconds of the oldest revision that is not published, 0 if there is none.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        log: EventLog,
+        clock: Clock,
+        poll_seconds: float,
+        report_lag: Callable[[float], None],
+    ) -> None:
         self._store = store
         self._log = log
+        self._clock = clock
         self._poll_seconds = poll_seconds
         self._report_lag = report_lag
         self._wake = asyncio.Event()
@@ -43,7 +55,8 @@ class Relay:
     async def publish_pending(self) -> int:
         """Publish a batch of every space that has unpublished revisions; returns the number of revisions."""
         spaces = await self._store.unpublished(SPACES_A_ROUND)
-        self._report_lag(sum(space.revision - space.published_revision for space in spaces))
+        if not spaces:
+            self._report_lag(0.0)
         published = 0
         for space in spaces:
             published += await self._publish(space)
@@ -52,6 +65,7 @@ class Relay:
     async def _publish(self, space: Space) -> int:
         revisions = await self._store.list_revisions(space, None, space.published_revision, BATCH)
         if revisions:
+            self._report_lag((self._clock.now() - revisions[0].committed_at).total_seconds())
             await self._log.publish(space, revisions)
             await self._store.mark_published(space.uid, revisions[-1].revision)
         return len(revisions)

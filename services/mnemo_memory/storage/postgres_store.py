@@ -58,18 +58,17 @@ FROM unnest($6::bigint[], $7::uuid[], $8::text[]) AS t(revision, memory_id, snap
 class PostgresStore:
     """Implements `mnemo_memory.domain.ports.Store`."""
 
-    def __init__(self, database: Database, store_id: str) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._store_id = store_id
+        self._store_id = ""
 
-    @classmethod
-    async def open(cls, database: Database) -> PostgresStore:
-        """A store on a migrated database."""
-        return cls(database, str(await database.fetchval("SELECT store_id FROM memory.store")))
+    async def open(self) -> None:
+        """Read the store's id; the database is migrated."""
+        self._store_id = str(await self._database.fetchval("SELECT store_id FROM memory.store"))
 
     @property
     def store_id(self) -> str:
-        """A UUID that names this store for ever."""
+        """A UUID that names this store for ever; known after `open`."""
         return self._store_id
 
     # Spaces
@@ -126,7 +125,7 @@ class PostgresStore:
     async def create_each(
         self, space: Space, drafts: Sequence[Draft], author: Author, request: Request | None
     ) -> tuple[list[Memory | None], int]:
-        """Write the drafts whose ids are free; None stands for a draft whose id is taken. Raises RequestIdReusedError."""
+        """Write the drafts whose ids are free; None stands for one whose id is taken. Raises RequestIdReusedError."""
         return await self._create(space, drafts, author, request, skip_taken=True)
 
     async def _create(
@@ -169,7 +168,8 @@ class PostgresStore:
                 return Written((memory,), locked.revision)
             changed = replace(memory, state=state, revision=locked.revision + 1, updated_at=author.at)
             await connection.execute(
-                "UPDATE memory.memories SET state = $3, revision = $4, updated_at = $5 WHERE space_uid = $1 AND id = $2",
+                "UPDATE memory.memories SET state = $3, revision = $4, updated_at = $5 "
+                "WHERE space_uid = $1 AND id = $2",
                 UUID(space.uid),
                 UUID(memory_id),
                 state,
@@ -273,9 +273,7 @@ class PostgresStore:
         )
         return [rows.to_memory(row) for row in found]
 
-    async def list_revisions(
-        self, space: Space, memory_id: MemoryId | None, after: int, limit: int
-    ) -> list[Revision]:
+    async def list_revisions(self, space: Space, memory_id: MemoryId | None, after: int, limit: int) -> list[Revision]:
         """Revisions of the space or of one memory after revision `after`, oldest first."""
         condition, values = ("", []) if memory_id is None else ("AND memory_id = $4", [UUID(memory_id)])
         found = await self._database.fetch(
@@ -353,9 +351,7 @@ async def _remember(
         raise RequestIdReusedError from None
 
 
-async def _replay(
-    connection: Connection[Record], earlier: Record, drafts: int
-) -> tuple[list[Memory | None], int]:
+async def _replay(connection: Connection[Record], earlier: Record, drafts: int) -> tuple[list[Memory | None], int]:
     found = await connection.fetch(
         f"SELECT {rows.REVISION_COLUMNS} FROM memory.revisions WHERE space_uid = $1 AND revision BETWEEN $2 AND $3 "
         "ORDER BY revision",
@@ -377,9 +373,7 @@ async def _replay(
     return memories, earlier["last_revision"]
 
 
-async def _replay_change(
-    connection: Connection[Record], space: Space, memory_id: MemoryId, earlier: Record
-) -> Written:
+async def _replay_change(connection: Connection[Record], space: Space, memory_id: MemoryId, earlier: Record) -> Written:
     if earlier["first_revision"] <= earlier["last_revision"]:
         memories, revision = await _replay(connection, earlier, 1)
         return Written(tuple(memory for memory in memories if memory is not None), revision)
@@ -438,9 +432,7 @@ async def _numbered(
     return memories
 
 
-async def _next_ordinals(
-    connection: Connection[Record], space: Space, drafts: Sequence[Draft]
-) -> dict[str, int]:
+async def _next_ordinals(connection: Connection[Record], space: Space, drafts: Sequence[Draft]) -> dict[str, int]:
     open_sessions = sorted({draft.session for draft in drafts if draft.session and draft.ordinal is None})
     if not open_sessions:
         return {}

@@ -79,7 +79,7 @@ class GatewayServiceServicer:
     def CreateApiKey(self, request, context):
         """Makes an API key. The secret is in this answer and nowhere else.
 
-        PERMISSION_DENIED if the key would have a scope the caller lacks, or another tenant without `gateway:admin`.
+        PERMISSION_DENIED if the key would have a scope the caller lacks, or be of another tenant and the caller lacks `*`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

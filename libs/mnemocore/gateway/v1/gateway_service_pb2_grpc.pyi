@@ -43,7 +43,7 @@ class GatewayServiceStub:
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.CreateApiKeyRequest, _gateway_service_pb2.CreateApiKeyResponse]
     """Makes an API key. The secret is in this answer and nowhere else.
 
-    PERMISSION_DENIED if the key would have a scope the caller lacks, or another tenant without `gateway:admin`.
+    PERMISSION_DENIED if the key would have a scope the caller lacks, or be of another tenant and the caller lacks `*`.
     """
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ListApiKeysRequest, _gateway_service_pb2.ListApiKeysResponse]
     """Lists API keys by creation, without their secrets.
@@ -71,7 +71,7 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.CreateApiKeyRequest, _gateway_service_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
     """Makes an API key. The secret is in this answer and nowhere else.
 
-    PERMISSION_DENIED if the key would have a scope the caller lacks, or another tenant without `gateway:admin`.
+    PERMISSION_DENIED if the key would have a scope the caller lacks, or be of another tenant and the caller lacks `*`.
     """
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.ListApiKeysRequest, _gateway_service_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     """Lists API keys by creation, without their secrets.
@@ -108,7 +108,7 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_gateway_service_pb2.CreateApiKeyResponse, _abc.Awaitable[_gateway_service_pb2.CreateApiKeyResponse]]:
         """Makes an API key. The secret is in this answer and nowhere else.
 
-        PERMISSION_DENIED if the key would have a scope the caller lacks, or another tenant without `gateway:admin`.
+        PERMISSION_DENIED if the key would have a scope the caller lacks, or be of another tenant and the caller lacks `*`.
         """
 
     @_abc_1.abstractmethod

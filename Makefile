@@ -1,0 +1,147 @@
+# Everything a developer does. Needs Python 3.11 or newer and make; `make setup` brings the rest into .venv.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+PYTHON ?=
+LOCOMO ?= ../shared/data/locomo
+DATA ?= .mnemo
+UPGRADE ?=
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+SOURCES := libs services tests benchmarks examples docs protos deploy
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-header --extra otlp $(UPGRADE)
+STUBS := find . -type f \( -name '*_pb2.py' -o -name '*_pb2.pyi' -o -name '*_pb2_grpc.py' -o -name '*_pb2_grpc.pyi' \)
+
+.PHONY: help setup lock gen docs lint generated breaking imports types audit check test test-all eval bench demo serve \
+	up down clean
+
+help: ## lists the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(INSTALLED) ## makes .venv and installs the project and its tools
+
+$(INSTALLED): deploy/locks/dev.txt pyproject.toml
+	@if ! $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	  for python in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
+	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	  done; \
+	  if [ -z "$${found:-}" ]; then \
+	    echo 'setup: no Python 3.11 or newer found; name one: make setup PYTHON=/path/to/python3' >&2; exit 1; \
+	  fi; \
+	  echo "setup: .venv with $$("$$found" --version)"; \
+	  "$$found" -m venv --clear .venv; \
+	fi
+	@echo 'setup: installing what deploy/locks/dev.txt names'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r deploy/locks/dev.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lock: $(INSTALLED) ## writes deploy/locks anew; UPGRADE=--upgrade takes newer versions
+	$(LOCK) --group dev --output-file deploy/locks/dev.txt pyproject.toml
+	$(LOCK) --constraints deploy/locks/dev.txt --output-file deploy/locks/runtime.txt pyproject.toml
+
+gen: $(INSTALLED) ## generates the stubs in libs/mnemocore and the reference pages from their sources
+	$(BIN)/buf generate
+	$(BIN)/python docs/generate_reference.py
+
+docs: $(INSTALLED) ## generates docs/reference
+	$(BIN)/python docs/generate_reference.py
+
+lint: $(INSTALLED) ## ruff, buf lint, buf format, stubs as generated, contracts only grown
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	@$(MAKE) generated breaking
+
+generated: $(INSTALLED) ## the committed stubs are what the protos generate
+	@work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; mkdir "$$work/committed"; \
+	$(BIN)/buf generate --output "$$work"; \
+	(cd libs && $(STUBS) | tar -cf - -T -) | tar -xf - -C "$$work/committed"; \
+	diff -r "$$work/committed" "$$work/libs" \
+	  || { echo 'generated: the stubs are not what the protos generate; run make gen' >&2; exit 1; }
+
+# The contracts are compared with where this branch left main; on main itself, with the commit before.
+breaking: $(INSTALLED) ## the contracts have only grown since main
+	@head=$$(git rev-parse --verify --quiet HEAD || true); base=; \
+	for ref in origin/main main HEAD~1; do \
+	  found=$$(git merge-base HEAD "$$ref" 2>/dev/null || true); \
+	  if [ -n "$$found" ] && [ "$$found" != "$$head" ]; then base=$$found; break; fi; \
+	done; \
+	if [ -z "$$base" ] || ! git cat-file -e "$$base:protos" 2>/dev/null; then \
+	  echo 'breaking: skipped, there are no earlier contracts here'; exit 0; \
+	fi; \
+	work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
+	git archive "$$base" protos buf.yaml | tar -xf - -C "$$work"; \
+	$(BIN)/buf breaking --against "$$work"
+
+imports: $(INSTALLED) ## who may import whom, and what is imported but not declared
+	$(BIN)/lint-imports --no-timing
+	$(BIN)/deptry libs services
+
+types: $(INSTALLED) ## mypy in strict mode
+	$(BIN)/mypy --strict $(SOURCES)
+
+audit: $(INSTALLED) ## known vulnerabilities in what deploy/locks names
+	@$(BIN)/python deploy/audit.py deploy/locks/dev.txt
+
+check: lint imports types audit ## everything that must pass before a change is merged, cheapest first
+
+test: $(INSTALLED) ## the tests, without the slow ones
+	$(BIN)/pytest -q
+
+test-all: $(INSTALLED) ## all tests
+	$(BIN)/pytest -q -m ""
+
+eval: $(INSTALLED) ## measures the quality of recall on the LoCoMo conversations in LOCOMO
+	@if [ ! -e "$(LOCOMO)" ]; then \
+	  echo 'eval: no LoCoMo data at $(LOCOMO); name its folder: make eval LOCOMO=path/to/locomo' >&2; exit 1; \
+	fi
+	$(BIN)/python benchmarks/locomo.py --data "$(LOCOMO)"
+
+bench: $(INSTALLED) ## measures speed
+	@for program in $(filter-out benchmarks/locomo.py benchmarks/__init__.py,$(wildcard benchmarks/*.py)); do \
+	  echo "$$program"; $(BIN)/python "$$program"; \
+	done
+
+demo: setup ## keeps a conversation and these pages, asks questions, prints the answers
+	$(BIN)/python examples/demo.py
+
+serve: $(INSTALLED) ## runs all services in one process, with its data in DATA
+	$(BIN)/mnemo serve --data-dir "$(DATA)"
+
+up: $(INSTALLED) ## runs each service in its own process, with the data in DATA
+	@if [ -e "$(DATA)/up.pid" ] && kill -0 "$$(cat "$(DATA)/up.pid")" 2>/dev/null; then \
+	  echo 'up: runs already; end it with make down' >&2; exit 1; \
+	fi
+	@mkdir -p "$(DATA)"
+	@nohup $(BIN)/mnemo up --data-dir "$(DATA)" >"$(DATA)/up.log" 2>&1 </dev/null & echo $$! >"$(DATA)/up.pid"
+	@for _ in $$(seq 60); do \
+	  if $(BIN)/mnemo doctor --address 127.0.0.1:7400 >/dev/null 2>&1; then \
+	    echo 'up: serving on 127.0.0.1:7400, log in $(DATA)/up.log; end it with make down'; exit 0; \
+	  fi; \
+	  kill -0 "$$(cat "$(DATA)/up.pid")" 2>/dev/null || break; \
+	  sleep 0.5; \
+	done; \
+	echo 'up: did not become ready; the end of $(DATA)/up.log:' >&2; tail -n 20 "$(DATA)/up.log" >&2; exit 1
+
+down: ## ends what make up started
+	@if [ ! -e "$(DATA)/up.pid" ]; then echo 'down: nothing runs'; exit 0; fi; \
+	pid=$$(cat "$(DATA)/up.pid"); kill "$$pid" 2>/dev/null || true; \
+	for _ in $$(seq 60); do \
+	  if ! kill -0 "$$pid" 2>/dev/null; then rm -f "$(DATA)/up.pid"; echo 'down: ended'; exit 0; fi; \
+	  sleep 0.5; \
+	done; \
+	echo "down: process $$pid still runs after 30 seconds" >&2; exit 1
+
+clean: ## removes what the build made; data is kept
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

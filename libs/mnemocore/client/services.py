@@ -1,0 +1,84 @@
+"""The stubs of a connection, and how its calls are made."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from mnemocore.client.freshness import Freshness
+from mnemocore.cognitive.v1.cognition_service_pb2_grpc import CognitionServiceStub
+from mnemocore.errors import SpaceExistsError
+from mnemocore.events.v1.event_service_pb2_grpc import EventServiceStub
+from mnemocore.gateway.v1.gateway_service_pb2_grpc import GatewayServiceStub
+from mnemocore.memory.v1 import space_service_pb2
+from mnemocore.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
+from mnemocore.memory.v1.space_service_pb2_grpc import SpaceServiceStub
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable
+
+    from mnemocore.client.channel import ResilientChannel
+    from mnemocore.clock import Clock
+    from mnemocore.memory.v1 import resources_pb2
+
+Req = TypeVar("Req", contravariant=True)
+Res = TypeVar("Res", covariant=True)
+
+
+class UnaryMethod(Protocol[Req, Res]):
+    """A method of a stub with one request and one response."""
+
+    def __call__(self, request: Req, *, timeout: float | None = None) -> Awaitable[Res]:
+        """Send `request`."""
+        ...
+
+
+class Services:
+    """The stubs on one channel. `timeout` is the most seconds a call may take, None for what each method declares."""
+
+    def __init__(self, channel: ResilientChannel, clock: Clock, timeout: float | None) -> None:
+        self.memory = MemoryServiceStub(channel)
+        self.spaces = SpaceServiceStub(channel)
+        self.cognition = CognitionServiceStub(channel)
+        self.events = EventServiceStub(channel)
+        self.gateway = GatewayServiceStub(channel)
+        self.clock = clock
+        self._timeout = timeout
+        self._freshness: dict[str, Freshness] = {}
+
+    def freshness(self, space_id: str) -> Freshness:
+        """The newest token seen in a space."""
+        return self._freshness.setdefault(space_id, Freshness())
+
+    def request_id(self) -> str:
+        """A new name for a write, under which it may be sent more than once."""
+        return str(uuid.uuid4())
+
+    async def call(self, method: UnaryMethod[Req, Res], request: Req) -> Res:
+        """The response to `request`."""
+        return await method(request, timeout=self._timeout)
+
+    async def pages(self, method: UnaryMethod[Any, Any], request: Any) -> AsyncIterator[Any]:
+        """Every page from the one `request` asks for to the last one."""
+        while True:
+            response = await self.call(method, request)
+            yield response
+            if not response.next_page_token:
+                return
+            following = type(request)()
+            following.CopyFrom(request)
+            following.page_token = response.next_page_token
+            request = following
+
+    async def create_space(self, space_id: str, description: str = "") -> resources_pb2.Space:
+        """Make a space. Raises SpaceExistsError."""
+        request = space_service_pb2.CreateSpaceRequest(
+            space_id=space_id, description=description, request_id=self.request_id()
+        )
+        return (await self.call(self.spaces.CreateSpace, request)).space
+
+    async def ensure_space(self, space_id: str) -> None:
+        """Make a space unless somebody else has just made it."""
+        with contextlib.suppress(SpaceExistsError):
+            await self.create_space(space_id)

@@ -1,0 +1,1 @@
+"""What tests use: real servers, fresh databases, clocks that can be turned, conformance suites."""

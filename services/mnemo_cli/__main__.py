@@ -1,0 +1,5 @@
+"""`python -m mnemo_cli` is `mnemo`."""
+
+from mnemo_cli.main import main
+
+main()

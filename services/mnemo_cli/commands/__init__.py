@@ -1,0 +1,1 @@
+"""One module for each command, or for the commands of one thing."""

@@ -1,0 +1,94 @@
+"""The table of contents of the `mnemo` command, and how it ends.
+
+A command is imported when it is called, so that `mnemo --help` is quick. What fails ends as one line on standard error:
+`error: ...`, exit code 1. Wrong usage has exit code 2, Ctrl-C 130.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from mnemo_cli.failure import Failure, as_failure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "serve": ("serve:serve", "Run all services in one process."),
+    "up": ("serve:up", "Run each service as a process of its own."),
+    "ingest": ("ingest:ingest", "Keep what is in files as memories."),
+    "recall": ("recall:recall", "Find the memories that answer a question."),
+    "get": ("memories:get", "Show one memory."),
+    "forget": ("memories:forget", "Take a memory out of recall, or erase it."),
+    "restore": ("memories:restore", "Take an archived memory back into recall."),
+    "spaces": ("spaces:spaces", "List, show, make and republish spaces."),
+    "consolidate": ("consolidate:consolidate", "Archive memories that say the same as an older one."),
+    "jobs": ("jobs:jobs", "List, show and cancel jobs."),
+    "keys": ("keys:keys", "Make, list and revoke API keys."),
+    "doctor": ("doctor:doctor", "Check the installation and the data."),
+    "version": ("version:version", "Print the version."),
+}
+"""Each command: its place under `mnemo_cli.commands`, and what the list of commands says of it."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called; every error of theirs ends as a Failure."""
+
+    def __init__(self, *, lazy: Mapping[str, tuple[str, str]], **options: Any) -> None:
+        super().__init__(**options)
+        self._lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names in the order of the table."""
+        return list(self._lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name, imported now; None if there is none."""
+        if cmd_name not in self._lazy:
+            return None
+        module, _, attribute = self._lazy[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(f"mnemo_cli.commands.{module}"), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in self._lazy.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            raise click.exceptions.Exit(130) from None
+        except Exception as error:  # noqa: BLE001 - the outermost supervisor: the shell goes on with one clear line
+            if ctx.params["debug"]:
+                raise
+            raise as_failure(error) from None
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, envvar="MNEMO_DEBUG", help="Log everything and show tracebacks.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """Memory for AI agents: keeps, finds, connects, consolidates and forgets.
+
+    Without --address a command works on the data directory (--data-dir): it talks to the server that serves it, or opens
+    it by itself if there is none.
+    """
+    ctx.obj = debug
+
+
+def main() -> None:
+    """Run `mnemo` with the arguments of the process; never returns."""
+    cli.main(prog_name="mnemo")
+
+
+__all__ = ["COMMANDS", "Failure", "cli", "main"]

@@ -1,0 +1,167 @@
+"""An installation in one process: five services and PostgreSQL on one data directory.
+
+The services are the same as in a cluster and talk through the same stubs, stages and policies; only their channels stay
+in the process. One network hop is left for a client: to the gateway.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Final, Protocol
+
+from mnemo_events.app import EventsApp
+
+from mnemo_cognitive.app import CognitiveApp
+from mnemo_embedded.admin_key import read_or_make_admin_key
+from mnemo_gateway.app import GatewayApp
+from mnemo_index.app import IndexApp
+from mnemo_memory.app import MemoryApp
+from mnemocore.client import InternalCredentials, ResilientChannel
+from mnemocore.clock import SystemClock
+from mnemocore.errors import InvalidSettingError
+from mnemocore.postgres import Database, DataDirectory, EmbeddedPostgres
+from mnemocore.server import Host, InternalAuthenticator
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+    import grpc
+
+    from mnemocore.server import Service
+
+DRAIN_SECONDS: Final = 30.0
+_POOL_SIZE: Final = 16
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]", "::1")
+_log = logging.getLogger(__name__)
+
+
+class _App(Protocol):
+    """A service as its composition root offers it."""
+
+    name: str
+    services: list[Service]
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def ready(self) -> bool: ...
+
+
+class Installation:
+    """Everything on `directory`; as an async context manager it runs between enter and exit.
+
+    `listen` is the address of the gateway, `host:port` or `unix:PATH`; empty: no socket, clients use `channel` alone.
+    A gateway that only this machine can reach takes calls without a credential as the local principal's.
+    Entering raises DataDirectoryError or InvalidSettingError; whatever was started by then is stopped again.
+    """
+
+    def __init__(self, directory: Path, listen: str = "") -> None:
+        self.directory = directory
+        self.address = ""
+        """Where the gateway answers, with the real port."""
+        self._listen = listen
+        self._clock = SystemClock()
+        self._token = secrets.token_urlsafe(32)
+        self._hosts: dict[str, Host] = {}
+        self._stack = AsyncExitStack()
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """A channel to the gateway in this process."""
+        return self._hosts["gateway"].channel()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _start(self) -> None:
+        directory = DataDirectory.acquire(self.directory)
+        self._stack.callback(directory.release)
+        postgres = EmbeddedPostgres(self.directory / "postgres")
+        await postgres.start()
+        self._stack.push_async_callback(postgres.stop)
+        database = await Database.open(postgres.url, max_size=_POOL_SIZE, application_name="mnemo")
+        self._stack.push_async_callback(database.close)
+
+        await self._serve(EventsApp(database, self._clock))
+        await self._serve(IndexApp(self.directory / "index", self._channel("events"), self._clock))
+        await self._serve(MemoryApp(database, self._channel("index"), self._channel("events"), self._clock))
+        await self._serve(CognitiveApp(database, self._channel("memory"), self._channel("index"), self._clock))
+        await self._open_gateway(database)
+        directory.publish_address(self.address)
+
+    async def _serve(self, app: _App) -> None:
+        """Run a service for the channels of the others."""
+        await app.start()
+        self._stack.push_async_callback(app.stop)
+        host = Host(
+            app.name,
+            app.services,
+            authenticator=InternalAuthenticator(self._token),
+            clock=self._clock,
+            readiness=app.ready,
+        )
+        await self._run(host, [])
+
+    async def _open_gateway(self, database: Database) -> None:
+        gateway = GatewayApp(
+            database,
+            backend_channels({name: self._channel(name) for name in self._hosts}),
+            self._clock,
+            read_or_make_admin_key(self.directory),
+            trust_local=is_local(self._listen),
+        )
+        await gateway.start()
+        host = Host(
+            gateway.name,
+            gateway.services,
+            authenticator=gateway.authenticator,
+            clock=self._clock,
+            public_only=True,
+            extra_handlers=[gateway.proxy],
+            reflected=gateway.proxy.service_names,
+            readiness=gateway.ready,
+        )
+        addresses = await self._run(host, [self._listen] if self._listen else [])
+        self.address = addresses[0] if addresses else ""
+
+    async def _run(self, host: Host, listen: Sequence[str]) -> list[str]:
+        addresses = await host.start(listen)
+        self._stack.push_async_callback(host.drain, DRAIN_SECONDS)
+        self._hosts[host.name] = host
+        return addresses
+
+    def _channel(self, name: str) -> ResilientChannel:
+        return ResilientChannel(
+            self._hosts[name].channel(), name, credentials=InternalCredentials(self._token), clock=self._clock
+        )
+
+
+def backend_channels(channels: Mapping[str, grpc.aio.Channel]) -> dict[str, grpc.aio.Channel]:
+    """The channels of services by proto package."""
+    return {f"mnemocore.{name}.v1": channel for name, channel in channels.items()}
+
+
+def is_local(listen: str) -> bool:
+    """Whether only this machine can reach an address. Raises InvalidSettingError for what is no address."""
+    if not listen or listen.startswith("unix:"):
+        return True
+    host, separator, _ = listen.rpartition(":")
+    if not separator:
+        raise InvalidSettingError(f"listen = {listen!r}: allowed is host:port or unix:PATH", setting="listen")
+    return host in _LOOPBACK

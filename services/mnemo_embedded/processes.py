@@ -1,0 +1,225 @@
+"""An installation in processes: PostgreSQL and the five services, each a process of its own, gRPC between them.
+
+What containers do in a cluster, on one machine: the services talk over Unix sockets in the data directory, the gateway
+also listens where clients expect it. A service that dies is started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from mnemo_embedded.admin_key import read_or_make_admin_key
+from mnemo_embedded.serve import until_signal
+from mnemocore.errors import PeerUnavailableError
+from mnemocore.postgres import DataDirectory, EmbeddedPostgres
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+    from typing import Self
+
+SERVICES: Final = ("events", "index", "memory", "cognitive", "gateway")
+"""In the order of starting; stopped in reverse."""
+
+START_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 40.0
+_LONGEST_SOCKET_PATH: Final = 100
+_LONGEST_PAUSE: Final = 10.0
+_HEALTHY_AFTER: Final = 10.0
+_log = logging.getLogger(__name__)
+
+
+class Processes:
+    """The processes on `directory`; as an async context manager they run between enter and exit.
+
+    Entering raises DataDirectoryError, or PeerUnavailableError if a service does not become ready.
+    """
+
+    def __init__(self, directory: Path, listen: str, *, log_level: str = "INFO", log_format: str = "text") -> None:
+        self.directory = directory.absolute()
+        self.address = _with_port(listen)
+        """Where the gateway answers."""
+        self._log_level = log_level
+        self._log_format = log_format
+        self._stack = AsyncExitStack()
+        self._children: dict[str, _Child] = {}
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    def pid(self, service: str) -> int:
+        """The process id of a service that runs now."""
+        return self._children[service].pid
+
+    async def _start(self) -> None:
+        directory = DataDirectory.acquire(self.directory)
+        self._stack.callback(directory.release)
+        postgres = EmbeddedPostgres(self.directory / "postgres")
+        await postgres.start()
+        self._stack.push_async_callback(postgres.stop)
+        sockets = self._socket_folder()
+        environment = self._environment(postgres.url, sockets)
+        await self._run(["events"], environment, sockets)  # the others call it from the beginning
+        await self._run([service for service in SERVICES if service != "events"], environment, sockets)
+        directory.publish_address(self.address)
+
+    async def _run(self, services: Sequence[str], environment: Mapping[str, str], sockets: Path) -> None:
+        """Start services and wait until they are ready."""
+        for service in services:
+            child = _Child(service, environment)
+            self._children[service] = child
+            await child.start()
+            self._stack.push_async_callback(child.stop)
+        for service in services:
+            await _until_ready(service, self.address if service == "gateway" else f"unix:{sockets / service}")
+
+    def _socket_folder(self) -> Path:
+        folder = self.directory / "sockets"
+        if len(os.fsencode(folder / max(SERVICES, key=len))) > _LONGEST_SOCKET_PATH:
+            folder = Path(tempfile.mkdtemp(prefix="mnemo-"))
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        return folder
+
+    def _environment(self, database_url: str, sockets: Path) -> dict[str, str]:
+        """The settings of all services, over the environment of this process."""
+        token = secrets.token_urlsafe(32)
+        environment = dict(os.environ)
+        for service in SERVICES:
+            prefix = f"MNEMO_{service.upper()}_"
+            environment |= {
+                prefix + "INTERNAL_TOKEN": token,
+                prefix + "LISTEN": f"unix:{sockets / service}",
+                prefix + "LOG_LEVEL": self._log_level,
+                prefix + "LOG_FORMAT": self._log_format,
+            }
+            for other in SERVICES:
+                environment[f"{prefix}{other.upper()}_TARGET"] = f"unix:{sockets / other}"
+            if service != "index":
+                environment[prefix + "DATABASE_URL"] = database_url
+        environment["MNEMO_INDEX_DATA_DIR"] = str(self.directory / "index")
+        environment["MNEMO_GATEWAY_LISTEN"] = self.address
+        environment["MNEMO_GATEWAY_ADMIN_KEY"] = read_or_make_admin_key(self.directory)
+        return environment
+
+
+class _Child:
+    """One service as a child process, started again when it dies."""
+
+    def __init__(self, service: str, environment: Mapping[str, str]) -> None:
+        self._service = service
+        self._environment = dict(environment)
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id; valid after `start`."""
+        assert self._process is not None
+        return self._process.pid
+
+    async def start(self) -> None:
+        """Start the process and keep it running."""
+        self._process = await self._spawn()
+        self._keeper = asyncio.create_task(self._keep(), name=f"keep {self._service}")
+
+    async def stop(self) -> None:
+        """Ask the process to drain, and wait for its end; kill it if it does not come."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_SECONDS)
+        except TimeoutError:
+            _log.error("%s did not stop within %d s and is killed", self._service, STOP_SECONDS)
+            process.kill()
+            await process.wait()
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "mnemo_embedded.child",
+            f"mnemo_{self._service}",
+            stdin=asyncio.subprocess.PIPE,
+            env=self._environment,
+            start_new_session=True,
+        )
+
+    async def _keep(self) -> None:
+        assert self._process is not None
+        loop = asyncio.get_running_loop()
+        pause = 0.1
+        while True:
+            started = loop.time()
+            code = await self._process.wait()
+            pause = 0.1 if loop.time() - started > _HEALTHY_AFTER else min(_LONGEST_PAUSE, 2 * pause)
+            _log.error("%s ended with code %d; starting it again in %.1f s", self._service, code, pause)
+            await asyncio.sleep(pause)
+            self._process = await self._spawn()
+
+
+async def up(data_dir: Path, listen: str, *, log_level: str, log_format: str, on_ready: Callable[[str], None]) -> None:
+    """Run the processes until SIGINT or SIGTERM. Raises DataDirectoryError, PeerUnavailableError."""
+    async with until_signal() as stopped, Processes(data_dir, listen, log_level=log_level, log_format=log_format) as it:
+        on_ready(it.address)
+        await stopped.wait()
+
+
+async def _until_ready(service: str, address: str) -> None:
+    """Return when a service answers its health check with SERVING."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                while not await _serves(stub):
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise PeerUnavailableError(
+                f"{service} did not become ready within {START_SECONDS:.0f} s; its log is above", target=address
+            ) from None
+
+
+async def _serves(stub: health_pb2_grpc.HealthStub) -> bool:
+    try:
+        response = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1)
+    except grpc.aio.AioRpcError:
+        return False
+    return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def _with_port(listen: str) -> str:
+    """The address with a free port in the place of port 0."""
+    host, _, port = listen.rpartition(":")
+    if port != "0" or listen.startswith("unix:"):
+        return listen
+    with socket.socket() as free:
+        free.bind((host, 0))
+        return f"{host}:{free.getsockname()[1]}"

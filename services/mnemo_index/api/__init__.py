@@ -1,0 +1,1 @@
+"""The wire of the index: requests in, domain calls, responses out."""

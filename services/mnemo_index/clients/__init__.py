@@ -1,0 +1,1 @@
+"""The port of the index to the event-bus, over gRPC."""

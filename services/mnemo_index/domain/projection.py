@@ -1,0 +1,241 @@
+"""The projection: follows the event log, keeps an index for every space, and survives restarts by snapshots.
+
+Changes of a space are applied in order. A space whose next change is not the one that follows is built anew from the
+beginning of the log before anything else is applied to it. Where snapshots are missing the whole log is replayed; spaces
+that know a change already take no notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from mnemocore import calls
+from mnemocore.errors import DeadlineExceededError, IndexLaggingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+    from datetime import datetime
+
+    from mnemo_index.domain.documents import Change
+    from mnemo_index.domain.ports import Feed, FeedBatch
+    from mnemo_index.domain.space_index import SpaceIndex
+    from mnemo_index.domain.state import SpaceState
+    from mnemocore.clock import Clock
+    from mnemocore.ids import SpaceUid
+
+T = TypeVar("T")
+
+RETRY_SECONDS: Final = 0.2
+"""What a caller is told to wait when the index lags."""
+
+_ANSWER_MARGIN: Final = 0.05
+_log = logging.getLogger(__name__)
+
+
+class Snapshots(Protocol):
+    """Keeps the states of spaces and the position of the log they stand for. Blocking."""
+
+    def load(self) -> tuple[int, Iterator[tuple[SpaceUid, SpaceState]]]:
+        """The position up to which nothing is missing, and the states; what cannot be read is set aside."""
+        ...
+
+    def save(self, space_uid: SpaceUid, state: SpaceState) -> None:
+        """Keep a state in the place of the one before, as a whole."""
+        ...
+
+    def save_position(self, position: int) -> None:
+        """Say that the saved states contain everything up to `position`."""
+        ...
+
+
+class Spaces(Protocol):
+    """Makes indexes of spaces."""
+
+    @property
+    def model(self) -> str:
+        """The model of the encoder."""
+        ...
+
+    def new(self) -> SpaceIndex:
+        """An empty one."""
+        ...
+
+    def restored(self, state: SpaceState) -> SpaceIndex:
+        """One from a state. Raises ValueError if it is of another model."""
+        ...
+
+
+class Projection:
+    """The indexes of all spaces. `executor` does the work that would block the event loop."""
+
+    def __init__(
+        self,
+        spaces: Spaces,
+        snapshots: Snapshots,
+        feed: Feed,
+        clock: Clock,
+        executor: Executor,
+        report_lag: Callable[[float], None],
+    ) -> None:
+        self._spaces = spaces
+        self._snapshots = snapshots
+        self._feed = feed
+        self._clock = clock
+        self._executor = executor
+        self._report_lag = report_lag
+        self._indexes: dict[SpaceUid, SpaceIndex] = {}
+        self._changed: set[SpaceUid] = set()
+        self._applied_something = asyncio.Event()
+        self._saving = asyncio.Lock()
+        self._oldest_unapplied: datetime | None = None
+        self.applied_position = 0
+        self.persisted_position = 0
+        self.head_position = 0
+
+    @property
+    def model(self) -> str:
+        """The model of the encoder."""
+        return self._spaces.model
+
+    @property
+    def lag_seconds(self) -> float:
+        """Age of the oldest change that is known of and not applied; 0 if there is none."""
+        if self._oldest_unapplied is None:
+            return 0.0
+        return max(0.0, (self._clock.now() - self._oldest_unapplied).total_seconds())
+
+    def index(self, space_uid: SpaceUid) -> SpaceIndex | None:
+        """The index of a space; None if no change of it was ever applied."""
+        return self._indexes.get(space_uid)
+
+    def indexes(self) -> list[SpaceIndex]:
+        """The indexes of all spaces."""
+        return list(self._indexes.values())
+
+    async def load(self) -> None:
+        """Start from the snapshots."""
+        await self._in_thread(self._load)
+
+    async def follow(self) -> None:
+        """Apply the log until cancelled. Ends with the error of the feed; starting again goes on where it stopped."""
+        async for batch in self._feed.changes(self.applied_position):
+            await self._apply(batch)
+
+    async def save(self) -> None:
+        """Write the snapshots of the spaces that changed since they were last written."""
+        async with self._saving:
+            position, changed = self.applied_position, self._changed
+            if position == self.persisted_position:
+                return
+            self._changed = set()
+            try:
+                for space_uid in sorted(changed):
+                    await self._in_thread(self._save, space_uid)
+                await self._in_thread(self._snapshots.save_position, position)
+            except BaseException:
+                self._changed |= changed
+                raise
+            self.persisted_position = position
+
+    async def keep_saving(self, seconds: float) -> None:
+        """Save every so many seconds until cancelled."""
+        while True:
+            await self._clock.sleep(seconds)
+            await self.save()
+
+    async def at_revision(self, space_uid: SpaceUid, revision: int) -> SpaceIndex | None:
+        """The index of a space once it has applied `revision`; waits for it within the deadline of the call.
+
+        Raises IndexLaggingError when there is no more time.
+        """
+        while True:
+            index = self._indexes.get(space_uid)
+            applied = index.applied_revision if index else 0
+            if applied >= revision:
+                return index
+            if not await self._wait():
+                raise IndexLaggingError(
+                    space=space_uid, wanted=str(revision), applied=str(applied), retry_after=RETRY_SECONDS
+                )
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Do `work` beside the event loop. Raises DeadlineExceededError if the call has no time left for it."""
+        deadline = calls.deadline.get()
+        if deadline is not None and deadline <= time.monotonic():
+            raise DeadlineExceededError
+        return await self._in_thread(work)
+
+    async def _wait(self) -> bool:
+        """Whether something was applied before the deadline of the call came near."""
+        deadline = calls.deadline.get()
+        rest = None if deadline is None else deadline - time.monotonic() - _ANSWER_MARGIN
+        try:
+            async with asyncio.timeout(rest):
+                await self._applied_something.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _apply(self, batch: FeedBatch) -> None:
+        self.head_position = max(self.head_position, batch.head)
+        self._oldest_unapplied = batch.oldest
+        self._report_lag(self.lag_seconds)
+        by_space: dict[SpaceUid, list[Change]] = {}
+        for space_uid, change in batch.changes:
+            by_space.setdefault(space_uid, []).append(change)
+        for space_uid, changes in by_space.items():
+            await self._apply_to(space_uid, changes, batch.position)
+        self.applied_position = batch.position
+        self._oldest_unapplied = None
+        self._report_lag(0.0)
+        self._announce()
+
+    async def _apply_to(self, space_uid: SpaceUid, changes: list[Change], position: int) -> None:
+        index = self._indexes.get(space_uid) or self._spaces.new()
+        if changes[0].revision > index.applied_revision + 1:
+            await self._rebuild(space_uid, position)
+        else:
+            await self._in_thread(index.apply, changes)
+            self._put(space_uid, index)
+
+    async def _rebuild(self, space_uid: SpaceUid, position: int) -> None:
+        """Build the index of a space from all its changes up to `position`."""
+        _log.warning("space %s is not complete and is built anew", space_uid)
+        index = self._spaces.new()
+        async with aclosing(self._feed.changes(0, space_uid)) as batches:
+            async for batch in batches:
+                await self._in_thread(index.apply, [change for _, change in batch.changes])
+                if batch.position >= position:
+                    break
+        self._put(space_uid, index)
+
+    def _put(self, space_uid: SpaceUid, index: SpaceIndex) -> None:
+        self._indexes[space_uid] = index
+        self._changed.add(space_uid)
+        self._announce()
+
+    def _announce(self) -> None:
+        """Wake everybody who waits for a revision."""
+        self._applied_something.set()
+        self._applied_something = asyncio.Event()
+
+    def _load(self) -> None:
+        position, states = self._snapshots.load()
+        for space_uid, state in states:
+            try:
+                self._indexes[space_uid] = self._spaces.restored(state)
+            except ValueError as error:
+                _log.warning("the snapshot of space %s is not used: %s", space_uid, error)
+                position = 0
+        self.applied_position = self.persisted_position = self.head_position = position
+
+    def _save(self, space_uid: SpaceUid) -> None:
+        self._snapshots.save(space_uid, self._indexes[space_uid].state())
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)

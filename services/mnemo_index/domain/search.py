@@ -1,0 +1,244 @@
+"""Search: the rows of a space ranked against a question.
+
+Each row has two signals of its own, both absolute, so that they mean the same in every space and under every filter:
+
+- semantic: the cosine of question and text above what every text of the space has in common, as a share of what is left
+  up to 1. The question's words count by their rarity in the space; texts are encoded as they are.
+- lexical: BM25 as a share of what a short text with every word of the question would get.
+
+A row also gets a share of what its neighbours in the session have of their own, and a bonus if its actor is the one
+whom the question names. The sum `t` is unbounded; relevance is tanh(t), and each part contributes in proportion.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+import numpy as np
+
+from mnemo_index.domain.words import STOP_WORDS, words
+from mnemocore.ids import MemoryId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from mnemo_index.domain.documents import Filter
+    from mnemo_index.domain.tables import Tables
+    from mnemo_index.domain.words import Stems
+
+    HammingScan: TypeAlias = Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.int32]]
+    """Distances in bits between one packed vector, shape (b,), and each row of a table, shape (n, b)."""
+
+SEMANTIC: Final = 0.45
+LEXICAL: Final = 0.55
+SPEAKER: Final = 0.16
+NEIGHBOURS: Final = (0.4, 0.25, 0.15)
+"""Share of a neighbour's own signals at distance 1, 2, 3 in the session."""
+
+EXACT_ROWS: Final = 50_000
+"""Up to this many matching rows every cosine is computed; beyond, sketches choose the rows that get one."""
+
+_POOL: Final = 4096
+_SURVIVORS: Final = 1024
+_LEADERS: Final = 256
+_SCALE: Final = 1e6  # sums that agree to 6 digits are equal: rounding of sums differs with the place of a row
+_FAR: Final = 1 << 30
+
+
+class ScorePart(NamedTuple):
+    """One part of a relevance: `contribution` = `weight` * `value`. Parts that add nothing to a hit are left out."""
+
+    name: str
+    value: float
+    weight: float
+    contribution: float
+
+
+class Hit(NamedTuple):
+    """A memory that was found; `relevance` is 0 to 1, the sum of the contributions of its `components`."""
+
+    memory_id: MemoryId
+    relevance: float
+    components: tuple[ScorePart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A query made ready: its words, their terms, and its vector."""
+
+    words: list[str]
+    terms: list[str]
+    vector: NDArray[np.float32]
+
+
+def weights_of(found: list[str], stems: Stems, rarity: Callable[[str], float]) -> list[float]:
+    """How much each word of a question counts for its vector: its rarity; stop words only if there are no others."""
+    weights = [0.0 if word in STOP_WORDS else rarity(stems.terms([word])[0]) for word in found]
+    return weights if any(weights) else [1.0] * len(found)
+
+
+def search(
+    tables: Tables, scan: HammingScan, question: Question, limit: int, wanted: Filter, exact_rows: int
+) -> list[Hit]:
+    """The best `limit` of the rows that match `wanted`, or all of them if there are fewer.
+
+    Ordered by relevance, then cosine, then the newer revision, then id.
+    """
+    allowed = tables.allowed(wanted)
+    matching = int(np.count_nonzero(allowed))
+    if not matching:
+        return []
+    ranking = _Ranking(tables, question, allowed)
+    if matching <= exact_rows:
+        ranking.compare(np.flatnonzero(allowed))
+    else:
+        ranking.compare(_promising(tables, scan, question, allowed, ranking.lexical, max(_SURVIVORS, 4 * limit)))
+        ranking.compare_neighbours(max(_LEADERS, 2 * limit), allowed)
+    return ranking.best(limit)
+
+
+def _promising(
+    tables: Tables,
+    scan: HammingScan,
+    question: Question,
+    allowed: NDArray[np.bool_],
+    lexical: NDArray[np.float32],
+    count: int,
+) -> NDArray[np.intp]:
+    """The allowed rows that are nearest by sketch or best by words, and those that have no sketch yet."""
+    sketches = tables.sketches.values
+    distances = scan(tables.sketch_of(question.vector), sketches)
+    sketched = allowed[: len(sketches)]
+    distances[~sketched] = _FAR
+    nearest = _smallest(distances, min(count, int(np.count_nonzero(sketched))))
+    unsketched = np.flatnonzero(allowed[len(sketches) :]) + len(sketches)
+    worded = np.flatnonzero((lexical > 0) & allowed)
+    worded = worded[_smallest(-lexical[worded], min(count, len(worded)))]
+    promising = np.zeros(len(allowed), dtype=np.bool_)
+    promising[np.concatenate((nearest, unsketched, worded))] = True
+    return np.flatnonzero(promising)
+
+
+class _Ranking:
+    """The signals of all rows against one question; rows that were not compared have none."""
+
+    def __init__(self, tables: Tables, question: Question, allowed: NDArray[np.bool_]) -> None:
+        self._tables = tables
+        self._question = question
+        self._common = max(0.0, float(tables.centre() @ question.vector))
+        self.lexical = tables.postings.scores(question.terms)
+        self._named = tables.named_actor(question.words, allowed)
+        self._cosine = np.zeros(len(tables), dtype=np.float32)
+        self._own = np.zeros(len(tables) + 1, dtype=np.float32)  # by slot
+        self._rows: NDArray[np.intp] = np.empty(0, dtype=np.intp)
+
+    def compare(self, rows: NDArray[np.intp]) -> None:
+        """Compute the own signals of `rows` (ascending), which are from then on those that can be found."""
+        self._rows = rows
+        vectors = self._tables.vectors.values
+        if 4 * len(rows) > len(vectors):
+            np.dot(vectors, self._question.vector, out=self._cosine)
+        else:
+            self._cosine[rows] = vectors[rows] @ self._question.vector
+        self._own[rows + 1] = SEMANTIC * self._semantic(self._cosine[rows]) + LEXICAL * self.lexical[rows]
+
+    def compare_neighbours(self, count: int, allowed: NDArray[np.bool_]) -> None:
+        """Compare also the allowed neighbours of the `count` best rows so far."""
+        compared = np.zeros(len(allowed), dtype=np.bool_)
+        compared[self._leading(count)] = True
+        compared &= allowed
+        compared[self._rows] = True
+        self.compare(np.flatnonzero(compared))
+
+    def best(self, limit: int) -> list[Hit]:
+        """The best `limit` of the compared rows."""
+        rows = self._pool(max(_POOL, 2 * limit))
+        own, speaker, neighbours = self._own[rows + 1], self._speaker(rows), self._neighbours(rows)
+        totals = np.rint((own + SPEAKER * speaker + neighbours) * _SCALE).astype(np.int64)
+        count = min(limit, len(rows))
+        chosen = np.flatnonzero(totals >= np.partition(totals, len(rows) - count)[len(rows) - count])
+        cosines = np.rint(self._cosine[rows[chosen]] * _SCALE)
+        revisions = self._tables.columns["revisions"].values[rows[chosen]]
+        order = chosen[np.lexsort((-revisions, -cosines, -totals[chosen]))][:limit]
+        semantic = self._semantic(self._cosine[rows[order]])
+        signals = zip(
+            rows[order].tolist(),
+            semantic.tolist(),
+            self.lexical[rows[order]].tolist(),
+            speaker[order].tolist(),
+            neighbours[order].tolist(),
+            strict=True,
+        )
+        ids = self._tables.ids
+        return [_hit(ids[row], parts) for row, *parts in signals]
+
+    def _semantic(self, cosines: NDArray[np.float32]) -> NDArray[np.float32]:
+        above = np.maximum(cosines - np.float32(self._common), np.float32(0.0))
+        return np.asarray(above / np.float32(max(1.0 - self._common, 1e-6)), dtype=np.float32)
+
+    def _speaker(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        if self._named < 0:
+            return np.zeros(len(rows), dtype=np.float32)
+        return np.asarray(self._tables.columns["actors"].values[rows] == self._named, dtype=np.float32)
+
+    def _neighbours(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        links = self._tables.neighbours
+        gained = np.zeros(len(rows), dtype=np.float32)
+        before = after = (rows + 1).astype(np.int32)
+        for share in NEIGHBOURS:
+            before, after = links.before.values[before], links.after.values[after]
+            gained += np.float32(share) * (self._own[before] + self._own[after])
+        return gained
+
+    def _pool(self, count: int) -> NDArray[np.intp]:
+        """The compared rows if they are few; else the best `count` before neighbours count, and their neighbours."""
+        if len(self._rows) <= 4 * count:
+            return self._rows
+        return np.intersect1d(self._rows, self._leading(count), assume_unique=True)
+
+    def _leading(self, count: int) -> NDArray[np.intp]:
+        """The best `count` of the compared rows before neighbours count, and all their neighbours, ascending."""
+        rows = self._rows
+        leading = self._own[rows + 1] + np.float32(SPEAKER) * self._speaker(rows)
+        slots = (rows[_smallest(-leading, count)] + 1).astype(np.int32)
+        links = self._tables.neighbours
+        reached, before, after = [slots], slots, slots
+        for _ in NEIGHBOURS:
+            before, after = links.before.values[before], links.after.values[after]
+            reached += [before, after]
+        marked = np.zeros(len(self._own), dtype=np.bool_)
+        marked[np.concatenate(reached)] = True
+        return np.flatnonzero(marked[1:])
+
+
+def question_of(query: str, stems: Stems) -> tuple[list[str], list[str]]:
+    """The words of a query and their terms."""
+    found = words(query)
+    return found, stems.terms(found)
+
+
+def _hit(memory_id: str, signals: list[float]) -> Hit:
+    parts = list(zip(_NAMES, signals, _WEIGHTS, strict=True))
+    total = sum(weight * value for _, value, weight in parts)
+    squash = math.tanh(total) / total if total else 1.0
+    components = tuple(
+        ScorePart(name, value, weight * squash, weight * squash * value) for name, value, weight in parts if value
+    )
+    return Hit(MemoryId(memory_id), sum(part.contribution for part in components), components)
+
+
+_NAMES: Final = ("semantic", "lexical", "speaker", "neighbours")
+_WEIGHTS: Final = (SEMANTIC, LEXICAL, SPEAKER, 1.0)
+
+
+def _smallest(values: NDArray[np.generic], count: int) -> NDArray[np.intp]:
+    """Places of the `count` smallest values, in no order."""
+    if count >= len(values):
+        return np.arange(len(values))
+    if count <= 0:
+        return np.empty(0, dtype=np.intp)
+    return np.argpartition(values, count - 1)[:count]

@@ -1,0 +1,447 @@
+"""A small server over the generated base classes, which does what it is told: fail, wait, break a stream, count calls.
+
+It keeps memories in dictionaries and applies a request id once. It is no store, only somebody to talk to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import defaultdict, deque
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from grpc_status import rpc_status
+
+from mnemocore.cognitive.v1 import cognition_service_pb2 as cognition
+from mnemocore.cognitive.v1 import cognition_service_pb2_grpc as cognition_grpc
+from mnemocore.cognitive.v1 import resources_pb2 as cognition_resources
+from mnemocore.common.v1 import resources_pb2 as common
+from mnemocore.errors import (
+    InvalidFieldError,
+    JobNotFoundError,
+    MemoryNotFoundError,
+    MnemoError,
+    SpaceExistsError,
+    SpaceNotFoundError,
+    Violation,
+)
+from mnemocore.events.v1 import event_service_pb2 as events
+from mnemocore.events.v1 import event_service_pb2_grpc as events_grpc
+from mnemocore.gateway.v1 import gateway_service_pb2 as gateway
+from mnemocore.gateway.v1 import gateway_service_pb2_grpc as gateway_grpc
+from mnemocore.memory.v1 import memory_service_pb2 as memory
+from mnemocore.memory.v1 import memory_service_pb2_grpc as memory_grpc
+from mnemocore.memory.v1 import resources_pb2 as resources
+from mnemocore.memory.v1 import space_service_pb2 as spaces
+from mnemocore.memory.v1 import space_service_pb2_grpc as spaces_grpc
+from mnemocore.status import to_status
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+Context = Any  # the generated bases name a context of their own
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One call that arrived."""
+
+    method: str
+    request: Any
+    metadata: dict[str, str | bytes]
+    time_remaining: float | None
+
+
+@dataclass
+class Desk:
+    """What the servicers share: what arrived, and what happens to the next calls of a method.
+
+    A step is a MnemoError (a rich status), a gRPC code (a bare status), or an event (wait for it, then go on).
+    """
+
+    seen: list[Seen] = field(default_factory=list)
+    script: defaultdict[str, deque[MnemoError | grpc.StatusCode | asyncio.Event]] = field(
+        default_factory=lambda: defaultdict(deque)
+    )
+    always: dict[str, MnemoError | grpc.StatusCode | asyncio.Event] = field(default_factory=dict)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def calls(self, method: str) -> list[Seen]:
+        return [seen for seen in self.seen if seen.method == method]
+
+    async def enter(self, method: str, request: Any, context: Context) -> None:
+        metadata = dict(context.invocation_metadata() or ())
+        self.seen.append(Seen(method, request, metadata, context.time_remaining()))
+        self.arrived.set()
+        steps = self.script[method]
+        step = steps.popleft() if steps else self.always.get(method)
+        if isinstance(step, asyncio.Event):
+            try:
+                await step.wait()
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
+        elif isinstance(step, MnemoError):
+            await refuse(context, step)
+        elif step is not None:
+            await context.abort(step, "told to")
+
+
+async def refuse(context: Context, error: MnemoError) -> None:
+    await context.abort_with_status(rpc_status.to_status(to_status(error)))
+
+
+@dataclass
+class Book:
+    """The memories of all spaces."""
+
+    spaces: dict[str, dict[str, resources.Memory]] = field(default_factory=dict)
+    answers: dict[str, list[str]] = field(default_factory=dict)
+    revision: int = 0
+
+    def write(self, parent: str, item: resources.MemoryInput) -> resources.Memory:
+        space = self.spaces[parent]
+        self.revision += 1
+        memory_id = item.id or str(uuid.uuid4())
+        stored = resources.Memory(
+            name=f"{parent}/memories/{memory_id}",
+            kind=item.kind,
+            content=item.content,
+            metadata=item.metadata,
+            tags=item.tags,
+            actor=item.actor,
+            session=item.session,
+            importance=item.importance if item.HasField("importance") else 0.5,
+            confidence=1.0,
+            state=resources.MEMORY_STATE_ACTIVE,
+            revision=self.revision,
+            etag=str(self.revision),
+        )
+        if item.HasField("ordinal"):
+            stored.ordinal = item.ordinal
+        if item.HasField("occurred_at"):
+            stored.occurred_at.CopyFrom(item.occurred_at)
+        stored.create_time.GetCurrentTime()
+        space[memory_id] = stored
+        return stored
+
+    def token(self) -> common.ConsistencyToken:
+        return common.ConsistencyToken(value=f"token-{self.revision}")
+
+
+class MemoryDesk(memory_grpc.MemoryServiceServicer):
+    def __init__(self, desk: Desk, book: Book) -> None:
+        self.desk = desk
+        self.book = book
+        self.streams = 0
+        self.break_streams: deque[int] = deque()  # batches applied in a stream before it breaks without an answer
+
+    async def _space(self, parent: str, context: Context) -> dict[str, resources.Memory]:
+        name = "/".join(parent.split("/")[:2])
+        if name not in self.book.spaces:
+            await refuse(context, SpaceNotFoundError(space=name))
+        return self.book.spaces[name]
+
+    async def _memory(self, name: str, context: Context) -> resources.Memory:
+        space = await self._space(name, context)
+        memory_id = name.rpartition("/")[2]
+        if memory_id not in space:
+            await refuse(context, MemoryNotFoundError(memory=memory_id))
+        return space[memory_id]
+
+    async def CreateMemory(self, request: memory.CreateMemoryRequest, context: Context) -> memory.CreateMemoryResponse:
+        await self.desk.enter("CreateMemory", request, context)
+        await self._space(request.parent, context)
+        stored = self.book.write(request.parent, request.memory)
+        return memory.CreateMemoryResponse(memory=stored, written_at=self.book.token())
+
+    async def IngestMemories(
+        self, request_iterator: AsyncIterator[memory.IngestMemoriesRequest], context: Context
+    ) -> AsyncIterator[memory.IngestMemoriesResponse]:
+        self.streams += 1
+        breaks_after = self.break_streams.popleft() if self.break_streams else None
+        number = 0
+        async for batch in request_iterator:
+            await self.desk.enter("IngestMemories", batch, context)
+            await self._space(batch.parent, context)
+            results = self._apply(batch)
+            if breaks_after is not None and number >= breaks_after:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "told to break")
+            yield memory.IngestMemoriesResponse(batch=number, results=results, written_at=self.book.token())
+            number += 1
+
+    def _apply(self, batch: memory.IngestMemoriesRequest) -> list[memory.IngestResult]:
+        results = []
+        names = self.book.answers.get(batch.request_id)
+        if names is not None:
+            return [memory.IngestResult(name=name) for name in names]
+        for item in batch.memories:
+            if not item.content:
+                error = InvalidFieldError.of([Violation("content", "is empty; at least 1 character is needed")])
+                results.append(memory.IngestResult(error=to_status(error)))
+            else:
+                results.append(memory.IngestResult(name=self.book.write(batch.parent, item).name))
+        self.book.answers[batch.request_id] = [result.name for result in results]
+        return results
+
+    async def GetMemory(self, request: memory.GetMemoryRequest, context: Context) -> memory.GetMemoryResponse:
+        await self.desk.enter("GetMemory", request, context)
+        return memory.GetMemoryResponse(memory=await self._memory(request.name, context))
+
+    async def BatchGetMemories(
+        self, request: memory.BatchGetMemoriesRequest, context: Context
+    ) -> memory.BatchGetMemoriesResponse:
+        await self.desk.enter("BatchGetMemories", request, context)
+        space = await self._space(request.parent, context)
+        return memory.BatchGetMemoriesResponse(
+            memories=[space[id] for id in request.ids if id in space],
+            missing=[id for id in request.ids if id not in space],
+        )
+
+    async def ListMemories(self, request: memory.ListMemoriesRequest, context: Context) -> memory.ListMemoriesResponse:
+        await self.desk.enter("ListMemories", request, context)
+        found = list((await self._space(request.parent, context)).values())[::-1]
+        start, size = int(request.page_token or 0), request.page_size or 100
+        following = str(start + size) if start + size < len(found) else ""
+        return memory.ListMemoriesResponse(memories=found[start : start + size], next_page_token=following)
+
+    async def DeleteMemory(self, request: memory.DeleteMemoryRequest, context: Context) -> memory.DeleteMemoryResponse:
+        await self.desk.enter("DeleteMemory", request, context)
+        stored = await self._memory(request.name, context)
+        self.book.revision += 1
+        stored.state = resources.MEMORY_STATE_ARCHIVED
+        return memory.DeleteMemoryResponse(written_at=self.book.token())
+
+    async def RestoreMemory(
+        self, request: memory.RestoreMemoryRequest, context: Context
+    ) -> memory.RestoreMemoryResponse:
+        await self.desk.enter("RestoreMemory", request, context)
+        stored = await self._memory(request.name, context)
+        self.book.revision += 1
+        stored.state = resources.MEMORY_STATE_ACTIVE
+        return memory.RestoreMemoryResponse(memory=stored, written_at=self.book.token())
+
+    async def RecallMemories(
+        self, request: memory.RecallMemoriesRequest, context: Context
+    ) -> memory.RecallMemoriesResponse:
+        await self.desk.enter("RecallMemories", request, context)
+        found = [
+            item
+            for item in (await self._space(request.parent, context)).values()
+            if item.state == resources.MEMORY_STATE_ACTIVE
+        ]
+        part = resources.ScoreComponent(name="semantic", value=0.9, weight=0.5, contribution=0.45)
+        return memory.RecallMemoriesResponse(
+            results=[
+                memory.RecallResult(memory=item, score=0.45, explanation=[part]) for item in found[: request.limit]
+            ],
+            read_at=self.book.token(),
+            degraded=[common.DEGRADED_PART_ENCODER],
+        )
+
+    async def ListRevisions(
+        self, request: memory.ListRevisionsRequest, context: Context
+    ) -> memory.ListRevisionsResponse:
+        await self.desk.enter("ListRevisions", request, context)
+        space = await self._space(request.parent, context)
+        chosen = [item for item in space.values() if item.name.startswith(request.parent)]
+        revisions = [
+            resources.Revision(
+                revision=item.revision, change=resources.CHANGE_TYPE_CREATED, memory=item, principal="tester"
+            )
+            for item in chosen
+        ]
+        return memory.ListRevisionsResponse(revisions=revisions)
+
+
+class SpaceDesk(spaces_grpc.SpaceServiceServicer):
+    def __init__(self, desk: Desk, book: Book) -> None:
+        self.desk = desk
+        self.book = book
+
+    async def CreateSpace(self, request: spaces.CreateSpaceRequest, context: Context) -> spaces.CreateSpaceResponse:
+        await self.desk.enter("CreateSpace", request, context)
+        name = f"spaces/{request.space_id}"
+        if name in self.book.spaces:
+            await refuse(context, SpaceExistsError(space=request.space_id))
+        self.book.spaces[name] = {}
+        return spaces.CreateSpaceResponse(space=resources.Space(name=name, description=request.description))
+
+    async def GetSpace(self, request: spaces.GetSpaceRequest, context: Context) -> spaces.GetSpaceResponse:
+        await self.desk.enter("GetSpace", request, context)
+        if request.name not in self.book.spaces:
+            await refuse(context, SpaceNotFoundError(space=request.name))
+        count = len(self.book.spaces[request.name])
+        return spaces.GetSpaceResponse(space=resources.Space(name=request.name, active_memories=count))
+
+    async def ListSpaces(self, request: spaces.ListSpacesRequest, context: Context) -> spaces.ListSpacesResponse:
+        await self.desk.enter("ListSpaces", request, context)
+        return spaces.ListSpacesResponse(spaces=[resources.Space(name=name) for name in sorted(self.book.spaces)])
+
+    async def RepublishSpace(
+        self, request: spaces.RepublishSpaceRequest, context: Context
+    ) -> spaces.RepublishSpaceResponse:
+        await self.desk.enter("RepublishSpace", request, context)
+        return spaces.RepublishSpaceResponse(memories=len(self.book.spaces[request.name]))
+
+
+class CognitionDesk(cognition_grpc.CognitionServiceServicer):
+    """Jobs that are done when they have been looked at twice."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.jobs: dict[str, cognition_resources.Job] = {}
+
+    async def ConsolidateSpace(
+        self, request: cognition.ConsolidateSpaceRequest, context: Context
+    ) -> cognition.ConsolidateSpaceResponse:
+        await self.desk.enter("ConsolidateSpace", request, context)
+        report = cognition_resources.ConsolidationReport(
+            min_similarity=request.min_similarity if request.HasField("min_similarity") else 0.95,
+            dry_run=request.dry_run,
+            groups=[
+                cognition_resources.DuplicateGroup(
+                    kept=f"{request.space}/memories/a",
+                    duplicates=[cognition_resources.Duplicate(name=f"{request.space}/memories/b", similarity=0.97)],
+                )
+            ],
+        )
+        job = cognition_resources.Job(
+            name=f"jobs/{uuid.uuid4()}",
+            space=request.space,
+            state=cognition_resources.JOB_STATE_QUEUED,
+            report=report,
+        )
+        self.jobs[job.name] = job
+        return cognition.ConsolidateSpaceResponse(job=job)
+
+    async def GetJob(self, request: cognition.GetJobRequest, context: Context) -> cognition.GetJobResponse:
+        await self.desk.enter("GetJob", request, context)
+        job = self.jobs.get(request.name)
+        if job is None:
+            await refuse(context, JobNotFoundError(job=request.name))
+            raise AssertionError
+        job.state = min(job.state + 1, cognition_resources.JOB_STATE_SUCCEEDED)
+        return cognition.GetJobResponse(job=job)
+
+    async def ListJobs(self, request: cognition.ListJobsRequest, context: Context) -> cognition.ListJobsResponse:
+        await self.desk.enter("ListJobs", request, context)
+        chosen = [job for job in self.jobs.values() if request.space in ("", job.space)]
+        return cognition.ListJobsResponse(jobs=chosen)
+
+    async def CancelJob(self, request: cognition.CancelJobRequest, context: Context) -> cognition.CancelJobResponse:
+        await self.desk.enter("CancelJob", request, context)
+        job = self.jobs[request.name]
+        job.state = cognition_resources.JOB_STATE_CANCELLED
+        return cognition.CancelJobResponse(job=job)
+
+
+class GatewayDesk(gateway_grpc.GatewayServiceServicer):
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.keys: dict[str, gateway.ApiKey] = {}
+
+    async def GetCapabilities(
+        self, request: gateway.GetCapabilitiesRequest, context: Context
+    ) -> gateway.GetCapabilitiesResponse:
+        await self.desk.enter("GetCapabilities", request, context)
+        return gateway.GetCapabilitiesResponse(
+            version="0.1.0",
+            tenant="default",
+            services=[gateway.ServiceStatus(service="mnemocore.memory.v1", ready=True)],
+        )
+
+    async def CreateApiKey(
+        self, request: gateway.CreateApiKeyRequest, context: Context
+    ) -> gateway.CreateApiKeyResponse:
+        await self.desk.enter("CreateApiKey", request, context)
+        key = gateway.ApiKey(
+            name=f"apiKeys/{uuid.uuid4()}", tenant="default", principal=request.principal, scopes=request.scopes
+        )
+        if request.HasField("expire_time"):
+            key.expire_time.CopyFrom(request.expire_time)
+        self.keys[key.name] = key
+        return gateway.CreateApiKeyResponse(api_key=key, secret="mk_secret")
+
+    async def ListApiKeys(self, request: gateway.ListApiKeysRequest, context: Context) -> gateway.ListApiKeysResponse:
+        await self.desk.enter("ListApiKeys", request, context)
+        return gateway.ListApiKeysResponse(api_keys=list(self.keys.values()))
+
+    async def DeleteApiKey(
+        self, request: gateway.DeleteApiKeyRequest, context: Context
+    ) -> gateway.DeleteApiKeyResponse:
+        await self.desk.enter("DeleteApiKey", request, context)
+        self.keys.pop(request.name, None)
+        return gateway.DeleteApiKeyResponse()
+
+
+class EventDesk(events_grpc.EventServiceServicer):
+    """A log of `head` events; a subscription sends one event and then waits until it is told to end."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.head = 25
+        self.hang_up = asyncio.Event()
+
+    async def PublishEvents(
+        self, request: events.PublishEventsRequest, context: Context
+    ) -> events.PublishEventsResponse:
+        await self.desk.enter("PublishEvents", request, context)
+        return events.PublishEventsResponse(positions=[1])
+
+    async def ReadEvents(self, request: events.ReadEventsRequest, context: Context) -> events.ReadEventsResponse:
+        await self.desk.enter("ReadEvents", request, context)
+        last = min(self.head, request.after_position + (request.page_size or 100))
+        found = range(request.after_position + 1, last + 1)
+        return events.ReadEventsResponse(
+            events=[_event(position) for position in found], resume_position=last, head_position=self.head
+        )
+
+    async def SubscribeEvents(
+        self, request_iterator: AsyncIterator[events.SubscribeEventsRequest], context: Context
+    ) -> AsyncIterator[events.SubscribeEventsResponse]:
+        await self.desk.enter("SubscribeEvents", None, context)
+        yield events.SubscribeEventsResponse(events=[_event(1)], resume_position=1, head_position=1)
+        await self.hang_up.wait()
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "told to break")
+
+
+def _event(position: int) -> Any:
+    return {"position": position, "event": {"id": str(position), "type": "memory.created", "source": "test"}}
+
+
+@dataclass
+class TestServer:
+    """The running server; `target` is where it listens."""
+
+    __test__ = False
+
+    server: grpc.aio.Server
+    target: str
+    desk: Desk
+    book: Book
+    memory: MemoryDesk
+    events: EventDesk
+
+
+@asynccontextmanager
+async def running_server(address: str = "127.0.0.1:0", book: Book | None = None) -> AsyncIterator[TestServer]:
+    desk, book = Desk(), book or Book()
+    server = grpc.aio.server()
+    memory_desk, event_desk = MemoryDesk(desk, book), EventDesk(desk)
+    memory_grpc.add_MemoryServiceServicer_to_server(memory_desk, server)
+    spaces_grpc.add_SpaceServiceServicer_to_server(SpaceDesk(desk, book), server)
+    cognition_grpc.add_CognitionServiceServicer_to_server(CognitionDesk(desk), server)
+    gateway_grpc.add_GatewayServiceServicer_to_server(GatewayDesk(desk), server)
+    events_grpc.add_EventServiceServicer_to_server(event_desk, server)
+    port = server.add_insecure_port(address)
+    await server.start()
+    try:
+        target = address if address.startswith("unix:") else f"127.0.0.1:{port}"
+        yield TestServer(server, target, desk, book, memory_desk, event_desk)
+    finally:
+        await server.stop(None)
