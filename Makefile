@@ -17,7 +17,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SOURCES := libs services tests benchmarks examples docs protos deploy
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--no-header --extra otlp $(UPGRADE)
+	--no-header $(UPGRADE)
 STUBS := find . -type f \( -name '*_pb2.py' -o -name '*_pb2.pyi' -o -name '*_pb2_grpc.py' -o -name '*_pb2_grpc.pyi' \)
 
 .PHONY: help setup lock gen docs lint generated breaking imports types audit check test test-all eval bench demo serve \
@@ -45,8 +45,9 @@ $(INSTALLED): deploy/locks/dev.txt pyproject.toml
 	@touch $@
 
 lock: $(INSTALLED) ## writes deploy/locks anew; UPGRADE=--upgrade takes newer versions
-	$(LOCK) --group dev --output-file deploy/locks/dev.txt pyproject.toml
-	$(LOCK) --constraints deploy/locks/dev.txt --output-file deploy/locks/runtime.txt pyproject.toml
+	$(LOCK) --extra otlp --group dev --output-file deploy/locks/dev.txt pyproject.toml
+	$(LOCK) --extra otlp --constraints deploy/locks/dev.txt --output-file deploy/locks/runtime.txt pyproject.toml
+	echo hatchling | $(LOCK) --constraints deploy/locks/dev.txt --output-file deploy/locks/build.txt -
 
 gen: $(INSTALLED) ## generates the stubs in libs/mnemocore and the reference pages from their sources
 	$(BIN)/buf generate
@@ -66,12 +67,12 @@ generated: $(INSTALLED) ## the committed stubs are what the protos generate
 	@work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; mkdir "$$work/committed"; \
 	$(BIN)/buf generate --output "$$work"; \
 	(cd libs && $(STUBS) | tar -cf - -T -) | tar -xf - -C "$$work/committed"; \
-	diff -r "$$work/committed" "$$work/libs" \
+	diff -rq "$$work/committed" "$$work/libs" \
 	  || { echo 'generated: the stubs are not what the protos generate; run make gen' >&2; exit 1; }
 
 # The contracts are compared with where this branch left main; on main itself, with the commit before.
 breaking: $(INSTALLED) ## the contracts have only grown since main
-	@head=$$(git rev-parse --verify --quiet HEAD || true); base=; \
+	@head=$$(git rev-parse --verify --quiet HEAD 2>/dev/null || true); base=; \
 	for ref in origin/main main HEAD~1; do \
 	  found=$$(git merge-base HEAD "$$ref" 2>/dev/null || true); \
 	  if [ -n "$$found" ] && [ "$$found" != "$$head" ]; then base=$$found; break; fi; \
@@ -80,11 +81,12 @@ breaking: $(INSTALLED) ## the contracts have only grown since main
 	  echo 'breaking: skipped, there are no earlier contracts here'; exit 0; \
 	fi; \
 	work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
+	git log -1 --format='breaking: compared with %h' "$$base"; \
 	git archive "$$base" protos buf.yaml | tar -xf - -C "$$work"; \
 	$(BIN)/buf breaking --against "$$work"
 
 imports: $(INSTALLED) ## who may import whom, and what is imported but not declared
-	$(BIN)/lint-imports --no-timing
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/deptry libs services
 
 types: $(INSTALLED) ## mypy in strict mode
@@ -124,9 +126,9 @@ up: $(INSTALLED) ## runs each service in its own process, with the data in DATA
 	fi
 	@mkdir -p "$(DATA)"
 	@nohup $(BIN)/mnemo up --data-dir "$(DATA)" >"$(DATA)/up.log" 2>&1 </dev/null & echo $$! >"$(DATA)/up.pid"
-	@for _ in $$(seq 60); do \
-	  if $(BIN)/mnemo doctor --address 127.0.0.1:7400 >/dev/null 2>&1; then \
-	    echo 'up: serving on 127.0.0.1:7400, log in $(DATA)/up.log; end it with make down'; exit 0; \
+	@for _ in $$(seq 150); do \
+	  if grep -q 'listens on' "$(DATA)/up.log"; then \
+	    head -n 2 "$(DATA)/up.log"; echo 'stop it with make down, its log is $(DATA)/up.log'; exit 0; \
 	  fi; \
 	  kill -0 "$$(cat "$(DATA)/up.pid")" 2>/dev/null || break; \
 	  sleep 0.5; \
@@ -136,11 +138,11 @@ up: $(INSTALLED) ## runs each service in its own process, with the data in DATA
 down: ## ends what make up started
 	@if [ ! -e "$(DATA)/up.pid" ]; then echo 'down: nothing runs'; exit 0; fi; \
 	pid=$$(cat "$(DATA)/up.pid"); kill "$$pid" 2>/dev/null || true; \
-	for _ in $$(seq 60); do \
+	for _ in $$(seq 120); do \
 	  if ! kill -0 "$$pid" 2>/dev/null; then rm -f "$(DATA)/up.pid"; echo 'down: ended'; exit 0; fi; \
 	  sleep 0.5; \
 	done; \
-	echo "down: process $$pid still runs after 30 seconds" >&2; exit 1
+	echo "down: process $$pid still runs after 60 seconds" >&2; exit 1
 
 clean: ## removes what the build made; data is kept
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

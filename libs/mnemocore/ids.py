@@ -25,9 +25,8 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 
 
 def new_uuid(now: datetime) -> str:
-    """A new UUIDv7 whose time part is `now` (timezone-aware)."""
-    seconds = int(now.timestamp())
-    return str(uuid_utils.uuid7(timestamp=seconds, nanos=now.microsecond * 1000))
+    """A new UUIDv7 whose time part is `now` (timezone-aware, 1970 or later)."""
+    return str(uuid_utils.uuid7(nanoseconds=int(now.timestamp()) * 10**9 + now.microsecond * 1000))
 
 
 def is_uuid(text: str) -> bool:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 DETAILS_HEADER: Final = "grpc-status-details-bin"
 """The trailing header that carries a serialised `google.rpc.Status`."""
 
-MAX_MESSAGE_BYTES: Final = 1000
-MAX_VIOLATION_BYTES: Final = 2500
+MAX_MESSAGE_BYTES: Final = 700
+MAX_VIOLATION_BYTES: Final = 2000
 MAX_METADATA_BYTES: Final = 256
 MAX_DESCRIPTION_BYTES: Final = 300
 

@@ -249,7 +249,8 @@ async def _result_of(method: Callable[..., Any], args: list[Any], kwargs: dict[s
 
 def _has_async_methods(value: Any) -> bool:
     """Whether an object offers public coroutines or async iterators, or callables that are coroutines, as stubs do."""
-    return _has_async_functions(type(value)) or any(
+    cls: Any = type(value)
+    return _has_async_functions(cls) or any(
         inspect.iscoroutinefunction(type(attribute).__call__)
         for name, attribute in getattr(value, "__dict__", {}).items()
         if callable(attribute) and not name.startswith("_")

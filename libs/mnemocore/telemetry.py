@@ -29,6 +29,9 @@ LogFormat = Literal["json", "text"]
 
 _SCOPE: Final = "mnemocore"
 
+# As libraries do: without it Python prints the warnings of a program that has not configured logging.
+logging.getLogger(_SCOPE).addHandler(logging.NullHandler())
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:

@@ -68,7 +68,7 @@ class LazyGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             raise click.exceptions.Exit(130) from None
-        except Exception as error:  # noqa: BLE001 - the outermost supervisor: the shell goes on with one clear line
+        except Exception as error:
             if ctx.params["debug"]:
                 raise
             raise as_failure(error) from None
@@ -80,8 +80,8 @@ class LazyGroup(click.Group):
 def cli(ctx: click.Context, debug: bool) -> None:
     """Memory for AI agents: keeps, finds, connects, consolidates and forgets.
 
-    Without --address a command works on the data directory (--data-dir): it talks to the server that serves it, or opens
-    it by itself if there is none.
+    Without --address a command works on the data directory (--data-dir): it talks to the server that serves it, or
+    opens it by itself if there is none.
     """
     ctx.obj = debug
 

@@ -1,4 +1,4 @@
-"""Times as options of a command."""
+"""Times as options of a command: functions that click calls with what was typed."""
 
 from __future__ import annotations
 
@@ -12,38 +12,26 @@ _SPAN: Final = re.compile(r"(\d{1,6})([smhdw])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-class Moment(click.ParamType):
-    """A time: RFC 3339, or a date, which means its first moment in UTC."""
-
-    name = "time"
-
-    def convert(self, value: str | datetime, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """The time, timezone-aware."""
-        if isinstance(value, datetime):
-            return value
-        try:
-            time = datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is not a time; allowed are 2026-01-31 and 2026-01-31T12:00:00Z", param, ctx)
-        if time.tzinfo is not None:
-            return time
-        if len(value) > len("2026-01-31"):
-            self.fail(f"{value!r} has no time zone; append Z for UTC", param, ctx)
-        return time.replace(tzinfo=UTC)
+def time(text: str) -> datetime:
+    """A time of RFC 3339, or the first moment of a date in UTC. Raises click.BadParameter."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        allowed = "2026-01-31 and 2026-01-31T12:00:00Z"
+        raise click.BadParameter(f"{text!r} is not a time; allowed are such as {allowed}") from None
+    if found.tzinfo is not None:
+        return found
+    if len(text) > len("2026-01-31"):
+        raise click.BadParameter(f"{text!r} has no time zone; append Z for UTC")
+    return found.replace(tzinfo=UTC)
 
 
-class Expiry(Moment):
-    """A time to come: a span from now such as `30d` (s, m, h, d, w), or a Moment."""
-
-    name = "span or time"
-
-    def convert(self, value: str | datetime, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """The time, timezone-aware."""
-        span = _SPAN.fullmatch(value) if isinstance(value, str) else None
-        if span:
-            return datetime.now(UTC) + timedelta(**{_UNITS[span[2]]: int(span[1])})
-        return super().convert(value, param, ctx)
-
-
-MOMENT: Final = Moment()
-EXPIRY: Final = Expiry()
+def expiry(text: str) -> datetime:
+    """A span from now such as `30d` (s, m, h, d, w), or a time. Raises click.BadParameter."""
+    span = _SPAN.fullmatch(text)
+    if span is None:
+        return time(text)
+    try:
+        return datetime.now(UTC) + timedelta(**{_UNITS[span[2]]: int(span[1])})
+    except OverflowError:
+        raise click.BadParameter(f"{text!r} is too far away; leave the option out for never") from None

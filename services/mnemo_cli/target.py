@@ -144,4 +144,4 @@ async def _with_existing_spaces(mnemo: Connection, error: SpaceNotFoundError) ->
             names[-1] = "..."
             break
     known = f"there are {', '.join(names)}" if names else "there is no space yet"
-    return SpaceNotFoundError(f"{error}; {known}", **error.metadata)
+    return SpaceNotFoundError(f"{error}; {known}", space=error.metadata.get("space", ""))

@@ -11,10 +11,9 @@ import secrets
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final, Protocol
 
-from mnemo_events.app import EventsApp
-
 from mnemo_cognitive.app import CognitiveApp
 from mnemo_embedded.admin_key import read_or_make_admin_key
+from mnemo_events.app import EventsApp
 from mnemo_gateway.app import GatewayApp
 from mnemo_index.app import IndexApp
 from mnemo_memory.app import MemoryApp
@@ -23,6 +22,7 @@ from mnemocore.clock import SystemClock
 from mnemocore.errors import InvalidSettingError
 from mnemocore.postgres import Database, DataDirectory, EmbeddedPostgres
 from mnemocore.server import Host, InternalAuthenticator
+from mnemocore.server.main import Streaming
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -117,27 +117,20 @@ class Installation:
             readiness=app.ready,
         )
         await self._run(host, [])
+        if isinstance(app, Streaming):
+            self._stack.callback(app.drain)
 
     async def _open_gateway(self, database: Database) -> None:
         gateway = GatewayApp(
             database,
-            backend_channels({name: self._channel(name) for name in self._hosts}),
+            {f"mnemocore.{name}.v1": self._channel(name) for name in self._hosts},
             self._clock,
             read_or_make_admin_key(self.directory),
             trust_local=is_local(self._listen),
         )
         await gateway.start()
-        host = Host(
-            gateway.name,
-            gateway.services,
-            authenticator=gateway.authenticator,
-            clock=self._clock,
-            public_only=True,
-            extra_handlers=[gateway.proxy],
-            reflected=gateway.proxy.service_names,
-            readiness=gateway.ready,
-        )
-        addresses = await self._run(host, [self._listen] if self._listen else [])
+        addresses = await self._run(gateway.host(), [self._listen] if self._listen else [])
+        self._stack.callback(gateway.drain)
         self.address = addresses[0] if addresses else ""
 
     async def _run(self, host: Host, listen: Sequence[str]) -> list[str]:
@@ -150,11 +143,6 @@ class Installation:
         return ResilientChannel(
             self._hosts[name].channel(), name, credentials=InternalCredentials(self._token), clock=self._clock
         )
-
-
-def backend_channels(channels: Mapping[str, grpc.aio.Channel]) -> dict[str, grpc.aio.Channel]:
-    """The channels of services by proto package."""
-    return {f"mnemocore.{name}.v1": channel for name, channel in channels.items()}
 
 
 def is_local(listen: str) -> bool:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from mnemo_embedded.admin_key import read_or_make_admin_key
 from mnemo_embedded.installation import Installation
-from mnemocore.client import open_inner_channel
 from mnemocore.errors import DataDirectoryError
 from mnemocore.postgres import DataDirectory
 
@@ -21,9 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A channel to a gateway; `target` names it in errors, `api_key` is the key to send, empty for none."""
+    """A way to a gateway: a channel in this process, or None and the address of a running server.
 
-    channel: grpc.aio.Channel
+    `api_key` is the key of the owner of the directory; empty where none is needed.
+    """
+
+    channel: grpc.aio.Channel | None
     target: str
     api_key: str
 
@@ -38,14 +40,10 @@ async def open_embedded(directory: Path) -> AsyncIterator[Opened]:
     if served is None:
         async with Installation(directory) as installation:
             yield Opened(installation.channel, f"embedded:{directory}", "")
-        return
-    if not served.address:
+    elif served.address:
+        yield Opened(None, served.address, read_or_make_admin_key(directory))
+    else:
         raise DataDirectoryError(
             f"data directory {directory} is in use by process {served.pid}, which has no address to talk to",
             path=str(directory),
         )
-    channel = open_inner_channel(served.address)
-    try:
-        yield Opened(channel, served.address, read_or_make_admin_key(directory))
-    finally:
-        await channel.close()

@@ -199,7 +199,7 @@ async def _until_ready(service: str, address: str) -> None:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             async with asyncio.timeout(START_SECONDS):
-                while not await _serves(stub):
+                while not await _serves(stub):  # noqa: ASYNC110  (another process becomes ready: it can only be asked)
                     await asyncio.sleep(0.02)
         except TimeoutError:
             raise PeerUnavailableError(

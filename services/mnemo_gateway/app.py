@@ -12,7 +12,7 @@ from mnemo_gateway.domain.keyring import Keyring
 from mnemo_gateway.storage.postgres_keys import PostgresKeys
 from mnemocore.gateway.v1 import gateway_service_pb2_grpc
 from mnemocore.postgres import migrate
-from mnemocore.server import Service
+from mnemocore.server import Host, Service
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 class GatewayApp:
     """The gateway on a database, with a channel to each service by its proto package.
 
-    `authenticator` and `proxy` are for the server that hosts it. `trust_local` is for a gateway that only this machine
-    can reach.
+    `trust_local` is for a gateway that only this machine can reach: calls without a credential are the local principal's.
     """
 
     name = "gateway"
@@ -44,8 +43,9 @@ class GatewayApp:
         self._database = database
         backends = ChannelBackends(channels)
         keyring = Keyring(PostgresKeys(database), clock)
-        self.authenticator = GatewayAuthenticator(keyring, admin_key, trust_local=trust_local)
-        self.proxy = Proxy(backends.channel)
+        self._clock = clock
+        self._authenticator = GatewayAuthenticator(keyring, admin_key, trust_local=trust_local)
+        self._proxy = Proxy(backends.channel)
         self.services = [
             Service(
                 GatewayServicer(keyring, backends),
@@ -57,6 +57,23 @@ class GatewayApp:
     async def start(self) -> None:
         """Migrate the database."""
         await migrate(self._database, "mnemo_gateway.storage.migrations", schema="gateway")
+
+    def host(self) -> Host:
+        """The host that clients speak to: the public methods of all services, nothing else."""
+        return Host(
+            self.name,
+            self.services,
+            authenticator=self._authenticator,
+            clock=self._clock,
+            public_only=True,
+            extra_handlers=[self._proxy],
+            reflected=self._proxy.service_names,
+            readiness=self.ready,
+        )
+
+    def drain(self) -> None:
+        """End the streams that are proxied; their clients go on at another replica, or here after the restart."""
+        self._proxy.drain()
 
     async def stop(self) -> None:
         """There is nothing to stop: the gateway holds no state."""

@@ -76,10 +76,10 @@ def test_nearest_agrees_with_a_full_comparison(names: list[str], query: Hypervec
     assert np.array_equal(nearest(query, table, count)[0], expected)
 
 
-@given(st.integers(1, 70), st.integers(0, 2**32 - 1), st.floats(0.01, 100))
+@given(st.integers(3, 300), st.integers(0, 2**32 - 1), st.floats(0.01, 100))
 def test_projection_ignores_length_and_turns_over_with_the_vector(dimension: int, seed: int, factor: float) -> None:
     vector = np.random.default_rng(seed).normal(size=(1, dimension)).astype(np.float32)
     projection = SignProjection(dimension)
     bits = projection.project(vector)
     assert similarity(projection.project(vector * np.float32(factor)), bits)[0] > 0.999
-    assert similarity(projection.project(-vector), bits)[0] < 0.1
+    assert similarity(projection.project(-vector), bits)[0] < 0.001

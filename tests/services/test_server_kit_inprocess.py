@@ -307,16 +307,6 @@ async def awaiting_task_is_cancelled(stub: Stub, shapes: Shapes) -> Any:
     return ended, await call.code()
 
 
-async def abandoned_call(stub: Stub, shapes: Shapes) -> Any:
-    call = stub.down("slow")
-    await call.read()
-    await asyncio.wait_for(shapes.started.wait(), SECONDS)
-    del call
-    gc.collect()
-    await asyncio.wait_for(shapes.cancelled.wait(), SECONDS)
-    return "cancelled"
-
-
 async def failing_request_iterator(stub: Stub, shapes: Shapes) -> Any:
     async def requests() -> AsyncIterator[pb.ListSpacesRequest]:
         yield pb.ListSpacesRequest(page_token="a")
@@ -334,12 +324,13 @@ async def nothing_leaks(stub: Stub, shapes: Shapes) -> Any:
 
 async def unknown_methods(stub: Stub, shapes: Shapes) -> Any:
     paths = (f"/{SERVICE}/Nothing", "/mnemocore.index.v1.IndexService/Search", "/other.Service/Method")
-    return [await outcome(stub.channel.unary_unary(path)(b"", timeout=SECONDS, metadata=IDENTITY)) for path in paths]
+    channel: Any = stub.channel
+    return [await outcome(channel.unary_unary(path)(b"", timeout=SECONDS, metadata=IDENTITY)) for path in paths]
 
 
 async def raw_bytes(stub: Stub, shapes: Shapes) -> Any:
-    one = stub.channel.unary_unary(f"/{SERVICE}/CreateSpace")
-    many = stub.channel.unary_stream(f"/{SERVICE}/GetSpace")
+    channel: Any = stub.channel
+    one, many = channel.unary_unary(f"/{SERVICE}/CreateSpace"), channel.unary_stream(f"/{SERVICE}/GetSpace")
     good = pb.CreateSpaceRequest(space_id="raw").SerializeToString()
     name = pb.GetSpaceRequest(name="spaces/raw").SerializeToString()
     return (
@@ -398,7 +389,6 @@ async def no_deadline(stub: Stub, shapes: Shapes) -> Any:
         caller_cancels_the_call,
         caller_cancels_a_stream,
         awaiting_task_is_cancelled,
-        abandoned_call,
         failing_request_iterator,
         nothing_leaks,
         unknown_methods,
@@ -479,6 +469,16 @@ async def test_a_closed_channel_takes_no_calls_and_ends_those_under_way() -> Non
         assert stub.channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN
         with pytest.raises(grpc.aio.UsageError):
             stub.unary("ok")
+
+
+async def test_a_call_that_nobody_holds_any_more_is_cancelled() -> None:
+    async with open_stub("local") as (stub, shapes):
+        call = stub.down("slow", timeout=60.0)
+        await call.read()
+        await asyncio.wait_for(shapes.started.wait(), SECONDS)
+        del call
+        gc.collect()
+        await asyncio.wait_for(shapes.cancelled.wait(), SECONDS)
 
 
 async def test_messages_are_handed_over_without_copies() -> None:

@@ -41,10 +41,15 @@ LONGEST_POLL: Final = 1.0
 
 
 class EmbeddedServer(Protocol):
-    """What `open_embedded` gives: a channel to all services over one data directory, and its name for messages."""
+    """What `open_embedded` gives: a way to all services over one data directory.
 
-    channel: grpc.aio.Channel
+    `channel` leads to services in this process; None: a server runs already, at the address `target`. `api_key` opens
+    the services for the owner of the directory.
+    """
+
+    channel: grpc.aio.Channel | None
     target: str
+    api_key: str
 
 
 def connect(
@@ -230,14 +235,22 @@ class Connection:
 
     async def _open_channel(self) -> ResilientChannel:
         if not self.target.startswith(EMBEDDED_PREFIX):
-            channel = open_channel(self.target, self._credentials, tls=self._tls, clock=self._clock)
-            self._resources.push_async_callback(channel.close)
-            return channel
+            return self._dial(self.target, self._credentials, self._tls)
         module = importlib.import_module(EMBEDDED_MODULE)
         opening: AbstractAsyncContextManager[EmbeddedServer]
         opening = module.open_embedded(Path(self.target.removeprefix(EMBEDDED_PREFIX)))
         server = await self._resources.enter_async_context(opening)
-        return ResilientChannel(server.channel, server.target, credentials=self._credentials, clock=self._clock)
+        credentials = self._credentials
+        if isinstance(credentials, NoCredentials) and server.api_key:
+            credentials = ApiKeyCredentials(server.api_key)
+        if server.channel is None:
+            return self._dial(server.target, credentials, tls=False)
+        return ResilientChannel(server.channel, server.target, credentials=credentials, clock=self._clock)
+
+    def _dial(self, target: str, credentials: Credentials, tls: bool | TlsFiles) -> ResilientChannel:
+        channel = open_channel(target, credentials, tls=tls, clock=self._clock)
+        self._resources.push_async_callback(channel.close)
+        return channel
 
     def _not_open(self) -> PreconditionError:
         return PreconditionError(f"the connection to {self.target} is not open; use 'async with connect(...)'")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -70,18 +71,16 @@ class Ingestion:
         self._unanswered: deque[_Batch] = deque()
         self._result = values.RememberedMany([], [])
         self._breaks = 0
+        self._failure: Exception | None = None  # of an item or of the source: ends the run, but not the stream
 
     async def run(
         self, items: Iterable[values.MemoryInput] | AsyncIterable[values.MemoryInput]
     ) -> values.RememberedMany:
         """Write all items. Raises the error of the first refused item unless errors are collected."""
         batches = self._batches(items)
-        first = await anext(batches, None)
-        if first is None:
-            return self._result
-        self._unanswered.append(first)
+        await self._take_batch(batches)
         space_made = False
-        while True:
+        while self._unanswered:
             try:
                 await self._stream(batches)
             except SpaceNotFoundError:
@@ -94,8 +93,10 @@ class Ingestion:
                 if not worth_retrying(error) or self._breaks > MAX_BREAKS:
                     raise
                 await self._services.clock.sleep(pause_after(error, self._breaks))
-            else:
-                return self._result
+        if self._failure is not None:
+            raise self._failure
+        self._result.errors.sort(key=lambda item: item.index)
+        return self._result
 
     async def _stream(self, batches: AsyncIterator[_Batch]) -> None:
         """One stream, from the first unanswered batch to the end of the items."""
@@ -107,14 +108,15 @@ class Ingestion:
             await call.write(self._unanswered[0].request)
             waiting = list(self._unanswered)[1:]
             while self._unanswered:
-                self._take(await call.read(), expected=answered)
+                self._take_answer(await call.read(), expected=answered)
                 answered += 1
                 for batch in waiting:
                     await call.write(batch.request)
                 waiting = []
                 await self._fill_window(call, batches)
-            await call.done_writing()
-            await call.read()
+            with suppress(MnemoError):  # everything is durable, however the stream ends
+                await call.done_writing()
+                await call.read()
         finally:
             call.cancel()
 
@@ -123,14 +125,23 @@ class Ingestion:
         call: StreamCall[memory_service_pb2.IngestMemoriesRequest, memory_service_pb2.IngestMemoriesResponse],
         batches: AsyncIterator[_Batch],
     ) -> None:
-        while len(self._unanswered) < WINDOW:
-            batch = await anext(batches, None)
-            if batch is None:
-                return
-            self._unanswered.append(batch)
-            await call.write(batch.request)
+        while len(self._unanswered) < WINDOW and await self._take_batch(batches):
+            await call.write(self._unanswered[-1].request)
 
-    def _take(self, response: memory_service_pb2.IngestMemoriesResponse | object, *, expected: int) -> None:
+    async def _take_batch(self, batches: AsyncIterator[_Batch]) -> bool:
+        """Add the next batch to the unanswered ones; False if there is none, or the run has failed."""
+        if self._failure is not None:
+            return False
+        try:
+            batch = await anext(batches, None)
+        except Exception as error:  # noqa: BLE001 - of the caller's items: what was sent is brought home before it is raised
+            self._failure = error
+            return False
+        if batch is not None:
+            self._unanswered.append(batch)
+        return batch is not None
+
+    def _take_answer(self, response: memory_service_pb2.IngestMemoriesResponse | object, *, expected: int) -> None:
         if not isinstance(response, memory_service_pb2.IngestMemoriesResponse):
             raise UnavailableError("the server ended the stream before it had answered all batches")
         batch = self._unanswered[0]
@@ -151,14 +162,12 @@ class Ingestion:
             self._on_progress(len(self._result.ids) + len(self._result.errors))
 
     def _refused(self, index: int, error: MnemoError) -> None:
-        if self._on_error == "raise":
-            raise type(error)(
-                f"item {index}: {error}",
-                violations=error.violations,
-                retry_after=error.retry_after,
-                **error.metadata,
+        if self._on_error == "collect":
+            self._result.errors.append(values.ItemError(index, error))
+        elif self._failure is None:
+            self._failure = type(error)(
+                f"item {index}: {error}", violations=error.violations, retry_after=error.retry_after, **error.metadata
             )
-        self._result.errors.append(values.ItemError(index, error))
 
     async def _batches(
         self, items: Iterable[values.MemoryInput] | AsyncIterable[values.MemoryInput]
@@ -171,6 +180,8 @@ class Ingestion:
                 message = memory_input_to_wire(item)
             except InvalidFieldError as error:
                 self._refused(index, error)
+                if self._failure is not None:
+                    break
                 continue
             size = message.ByteSize()
             if batch.indexes and batch.size + size > MAX_BATCH_BYTES:

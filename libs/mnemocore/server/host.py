@@ -116,7 +116,7 @@ class Host:
 
     `readiness` tells whether the host's own store answers; it drives `grpc.health.v1`, which never says SERVING without
     its word. `public_only` hides INTERNAL methods. `extra_handlers` are asked for methods no service has, as a proxy
-    needs; their handlers pass through the same stages.
+    needs; their handlers pass through the same stages. `reflected` names the services that those handlers answer for.
     """
 
     def __init__(
@@ -129,6 +129,7 @@ class Host:
         clock: Clock | None = None,
         public_only: bool = False,
         extra_handlers: Sequence[grpc.GenericRpcHandler] = (),
+        reflected: Sequence[str] = (),
         readiness: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         self.name = name
@@ -151,6 +152,7 @@ class Host:
         )
         self._health = _Health()
         self._names = tuple(service.name for service in services)
+        self._reflected = tuple(reflected)
         self._table = HandlerTable(extra_handlers)
         self._register(services)
         self._transport = LocalTransport(name, self._local_handler)
@@ -219,7 +221,7 @@ class Host:
         for service in services:
             service.add(service.servicer, table)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, table)
-        names = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (*self._names, *self._reflected, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), table)
         for path in self._table.paths:
             self._chain.wrap(path, self._table.service(_LocalDetails(path)))

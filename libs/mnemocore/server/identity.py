@@ -11,7 +11,7 @@ from mnemocore.errors import MethodNotFoundError, PermissionDeniedError, Unauthe
 from mnemocore.ids import Tenant
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
     from mnemocore.policy import MethodInfo
     from mnemocore.server.chain import Proceed, ServerCall
@@ -74,13 +74,8 @@ class IdentityStage:
         return await proceed(call)
 
 
-def allows(scopes: Collection[str], wanted: str) -> bool:
-    """Whether `scopes` grant `wanted`: by its name, by `{area}:admin` for the same area, or by `*`."""
-    return wanted in scopes or "*" in scopes or f"{wanted.partition(':')[0]}:admin" in scopes
-
-
 def _check_scope(identity: Identity | None, scope: str) -> None:
     if identity is None:
         raise UnauthenticatedError(f"the call names no tenant; the header {calls.TENANT_HEADER} is required")
-    if not allows(identity.scopes, scope):
+    if not identity.allows(scope):
         raise PermissionDeniedError(scope=scope)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mnemo_cli.moments import EXPIRY
+from mnemo_cli import moments
 from mnemo_cli.shown import moment, print_columns, print_json
 from mnemo_cli.target import Target, connection_options
 
@@ -27,7 +27,9 @@ def keys() -> None:
 @click.option("--principal", required=True, help="Who will use the key; stands in the history of what is written.")
 @click.option("--tenant", default="", help="Whose data it opens; yours if not given.")
 @click.option("--scope", "scopes", multiple=True, required=True, help="What it may do, such as memory:read; repeat it.")
-@click.option("--expires", type=EXPIRY, help="When it ends: 30d, 12h, or a time; never if not given.")
+@click.option(
+    "--expires", type=moments.expiry, metavar="SPAN|TIME", help="When it ends: 30d, 12h, or a time; never if not given."
+)
 @_json
 @connection_options
 def create(

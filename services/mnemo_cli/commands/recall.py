@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from mnemo_cli.moments import MOMENT
+from mnemo_cli import moments
 from mnemo_cli.shown import moment, print_json, printable
 from mnemo_cli.target import Target, connection_options
 
@@ -37,8 +37,8 @@ _INDENT: Final = "    "
 @click.option("--actor", "actors", multiple=True, help="Only what this one said or did; repeat it for any of several.")
 @click.option("--tag", "tags", multiple=True, help="Only what carries this tag; repeat it for all of several.")
 @click.option("--session", "sessions", multiple=True, help="Only this session; repeat it for any of several.")
-@click.option("--from", "occurred_from", type=MOMENT, help="Happened at or after this time.")
-@click.option("--to", "occurred_to", type=MOMENT, help="Happened before this time.")
+@click.option("--from", "occurred_from", type=moments.time, metavar="TIME", help="Happened at or after this time.")
+@click.option("--to", "occurred_to", type=moments.time, metavar="TIME", help="Happened before this time.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with everything.")
 @click.option("--explain", is_flag=True, help="Show what each score is made of.")
 @click.option("--full", is_flag=True, help="Show memories in full length.")
@@ -97,6 +97,7 @@ def _wrapped(text: str, *, full: bool) -> str:
     """`text` in lines that fit the terminal; shortened to SHORT_LENGTH characters and one paragraph unless `full`."""
     width = max(40, min(shutil.get_terminal_size().columns, 120))
     if not full:
-        text = textwrap.shorten(text, SHORT_LENGTH, placeholder=" ...")
+        text = " ".join(text.split())
+        text = text if len(text) <= SHORT_LENGTH else f"{text[: SHORT_LENGTH - 4].rstrip()} ..."
     lines = (textwrap.wrap(line, width - len(_INDENT)) or [""] for line in text.splitlines())
     return "\n".join(f"{_INDENT}{piece}".rstrip() for line in lines for piece in line)

@@ -18,7 +18,7 @@ MAX_LINE_BYTES: Final = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line: its number from 1, the offset of its first byte, its bytes without the line break, and its whole size."""
+    """One line: its number from 1, the offset of its first byte, its bytes without the line break, its whole size."""
 
     source: str
     number: int

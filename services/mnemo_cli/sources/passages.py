@@ -46,7 +46,7 @@ def _last_pause(text: str, low: int, high: int) -> int:
 
 @dataclass(slots=True)
 class Passage:
-    """Consecutive lines of a source: the number of the first, and the bytes of the source read by the end of the last."""
+    """Consecutive lines of a source: the number of the first, and the bytes read by the end of the last."""
 
     line: int = 0
     end: int = 0

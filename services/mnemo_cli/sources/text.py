@@ -24,8 +24,9 @@ def read(lines: Iterable[Line], source: str) -> Iterator[Item]:
     ordinal = 0
     for paragraph in _paragraphs(lines):
         for line, text in paragraph.pieces():
-            metadata = {"source": source, "line": line}
-            memory = MemoryInput(content=text, metadata=metadata, session=source, ordinal=ordinal)
+            memory = MemoryInput(
+                content=text, metadata={"source": source, "line": line}, session=source, ordinal=ordinal
+            )
             yield Place(source, line, paragraph.end), memory
             ordinal += 1
 

@@ -11,13 +11,13 @@ from uuid import NAMESPACE_URL, uuid5
 
 from mnemo_cognitive.domain.consolidation import group_duplicates
 from mnemo_cognitive.domain.job import Duplicate, Job, JobState, Report
-from mnemo_cognitive.domain.ports import Index, JobStore, Memories
 from mnemocore import calls, paging
 from mnemocore.calls import Identity
 from mnemocore.errors import MnemoError
 from mnemocore.ids import JobId, new_uuid
 
 if TYPE_CHECKING:
+    from mnemo_cognitive.domain.ports import Index, JobStore, Memories
     from mnemocore.clock import Clock
 
 DEFAULT_MIN_SIMILARITY: Final = 0.95

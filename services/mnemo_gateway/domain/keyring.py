@@ -6,9 +6,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from mnemo_gateway.domain.api_key import SCOPES, ApiKey, hash_secret, key_id_of, new_secret
-from mnemo_gateway.domain.ports import KeyStore
 from mnemocore import paging
-from mnemocore.calls import Identity
 from mnemocore.errors import (
     ApiKeyNotFoundError,
     InvalidFieldError,
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from mnemo_gateway.domain.ports import KeyStore
+    from mnemocore.calls import Identity
     from mnemocore.clock import Clock
 
 CACHE_SECONDS: Final = 5.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import numpy as np
 
@@ -13,9 +13,15 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=np.generic)
 
+GROUP: Final = 64
+"""Rows by which a column grows. A product over whole groups is the same for equal rows wherever they stand."""
+
 
 class Column(Generic[S]):
-    """An array that grows along its first axis. `values` is a view: it keeps showing the rows it was taken over."""
+    """An array that grows along its first axis, starting from `values`, which it takes over.
+
+    The views it gives keep showing the rows they were taken over.
+    """
 
     __slots__ = ("_array", "_size")
 
@@ -32,6 +38,11 @@ class Column(Generic[S]):
         return self._array[: self._size]
 
     @property
+    def padded(self) -> NDArray[S]:
+        """All rows and zeros up to a whole number of groups of 64. Only of a column that began without rows."""
+        return self._array[: -(-self._size // GROUP) * GROUP]
+
+    @property
     def nbytes(self) -> int:
         """Bytes taken, room for growth included."""
         return self._array.nbytes
@@ -40,7 +51,8 @@ class Column(Generic[S]):
         """Append `rows`; the room grows by at least a half when it is full."""
         size = self._size + len(rows)
         if size > len(self._array):
-            grown = np.empty((max(size, len(self._array) * 3 // 2, 64), *self._array.shape[1:]), self._array.dtype)
+            room = -(-max(size, len(self._array) * 3 // 2) // GROUP) * GROUP
+            grown = np.zeros((room, *self._array.shape[1:]), self._array.dtype)
             grown[: self._size] = self.values
             self._array = grown
         self._array[self._size : size] = rows

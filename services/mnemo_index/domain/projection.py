@@ -1,8 +1,8 @@
 """The projection: follows the event log, keeps an index for every space, and survives restarts by snapshots.
 
 Changes of a space are applied in order. A space whose next change is not the one that follows is built anew from the
-beginning of the log before anything else is applied to it. Where snapshots are missing the whole log is replayed; spaces
-that know a change already take no notice.
+beginning of the log before anything else is applied to it. Where snapshots are missing the whole log is replayed: what
+a space knows already changes nothing in it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mnemocore import calls
 from mnemocore.errors import DeadlineExceededError, IndexLaggingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from concurrent.futures import Executor
     from datetime import datetime
 

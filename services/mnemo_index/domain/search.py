@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
+from mnemo_index.domain.columns import GROUP
 from mnemo_index.domain.words import STOP_WORDS, words
 from mnemocore.ids import MemoryId
 
@@ -45,7 +46,7 @@ EXACT_ROWS: Final = 50_000
 _POOL: Final = 4096
 _SURVIVORS: Final = 1024
 _LEADERS: Final = 256
-_SCALE: Final = 1e6  # sums that agree to 6 digits are equal: rounding of sums differs with the place of a row
+_SCALE: Final = 1e6  # what agrees to 6 digits is equal
 _FAR: Final = 1 << 30
 
 
@@ -139,11 +140,13 @@ class _Ranking:
     def compare(self, rows: NDArray[np.intp]) -> None:
         """Compute the own signals of `rows` (ascending), which are from then on those that can be found."""
         self._rows = rows
-        vectors = self._tables.vectors.values
+        vectors, query = self._tables.vectors, self._question.vector
         if 4 * len(rows) > len(vectors):
-            np.dot(vectors, self._question.vector, out=self._cosine)
+            self._cosine = (vectors.padded @ query)[: len(vectors)]
         else:
-            self._cosine[rows] = vectors[rows] @ self._question.vector
+            whole = np.zeros(-(-len(rows) // GROUP) * GROUP, dtype=np.intp)
+            whole[: len(rows)] = rows
+            self._cosine[rows] = (vectors.values[whole] @ query)[: len(rows)]
         self._own[rows + 1] = SEMANTIC * self._semantic(self._cosine[rows]) + LEXICAL * self.lexical[rows]
 
     def compare_neighbours(self, count: int, allowed: NDArray[np.bool_]) -> None:

@@ -93,7 +93,12 @@ class SpaceIndex:
         """
         with self._writer:
             fresh = self._fresh(changes)
-            latest = {change.memory_id: change for change in fresh if change.revision > self._known(change.memory_id)}
+            last = {change.memory_id: change.revision for change in fresh}
+            latest = {
+                change.memory_id: change
+                for change in fresh
+                if change.revision == last[change.memory_id] > self._known(change.memory_id)
+            }
             rows = self._rows(latest)
             vectors = self._encoder.encode([row.document.content for row in rows])
             with self._lock.writing():

@@ -67,7 +67,8 @@ class Tables:
         self.alive = Column(arrays["alive"].astype(np.bool_))
         alive = self.alive.values
         self.row_of = {self.ids[row]: row for row in np.flatnonzero(alive).tolist()}
-        self.vectors = Column(arrays["vectors"].astype(np.float32).reshape(rows, dimension))
+        self.vectors = Column(np.empty((0, dimension), dtype=np.float32))
+        self.vectors.extend(arrays["vectors"].astype(np.float32).reshape(rows, dimension))
         self._sum = self.vectors.values[alive].sum(axis=0, dtype=np.float64)
         self._projection = SignProjection(dimension)
         self.sketches = Column(arrays["sketches"].reshape(-1, SKETCH_BITS // 8))

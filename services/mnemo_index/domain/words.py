@@ -52,7 +52,8 @@ LONGEST_TERM: Final = 64
 """Characters of a term; what is longer (keys, hashes, encoded data) is cut."""
 
 _CACHE_LIMIT: Final = 200_000
-_CONTRACTED_NEGATION = re.compile(r"\b(?:(ca|wo|sha)n't|cannot\b)|n't\b")
+_AUXILIARIES: Final = {"can't": "can not", "cannot": "can not", "won't": "will not", "shan't": "shall not"}
+_CONTRACTED_NEGATION = re.compile(r"\b(?:can't|cannot|won't|shan't)\b|n't\b")
 _CONTRACTION = re.compile(r"'(?:s|re|ve|ll|d|m)\b")
 _DIGIT = re.compile(r"[0-9]")
 _ACCENTS = re.compile("[\u0300-\u036f]")
@@ -124,7 +125,7 @@ class Stems:
 
 
 def _spelled_out(match: re.Match[str]) -> str:
-    return "can not" if match[0] == "cannot" else " not"
+    return _AUXILIARIES.get(match[0], " not")
 
 
 def _canonical(word: str) -> str:

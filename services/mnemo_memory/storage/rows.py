@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from mnemo_memory.domain.memory import Change, Kind, Memory, Revision, Space, State
@@ -46,7 +46,7 @@ def to_memory(row: Mapping[str, Any]) -> Memory:
         actor=row["actor"],
         session=row["session"],
         ordinal=row["ordinal"],
-        occurred_at=row["occurred_at"],
+        occurred_at=row["occurred_at"].replace(tzinfo=UTC),  # the driver gives the first and last moment without a zone
         importance=row["importance"],
         confidence=row["confidence"],
         state=State(row["state"]),

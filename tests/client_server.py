@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from grpc_status import rpc_status
 
 from mnemocore.cognitive.v1 import cognition_service_pb2 as cognition
 from mnemocore.cognitive.v1 import cognition_service_pb2_grpc as cognition_grpc
@@ -37,7 +36,7 @@ from mnemocore.memory.v1 import memory_service_pb2_grpc as memory_grpc
 from mnemocore.memory.v1 import resources_pb2 as resources
 from mnemocore.memory.v1 import space_service_pb2 as spaces
 from mnemocore.memory.v1 import space_service_pb2_grpc as spaces_grpc
-from mnemocore.status import to_status
+from mnemocore.status import DETAILS_HEADER, to_status
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -92,7 +91,9 @@ class Desk:
 
 
 async def refuse(context: Context, error: MnemoError) -> None:
-    await context.abort_with_status(rpc_status.to_status(to_status(error)))
+    status = to_status(error)
+    code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
+    await context.abort(code, status.message, ((DETAILS_HEADER, status.SerializeToString()),))
 
 
 @dataclass
@@ -159,6 +160,14 @@ class MemoryDesk(memory_grpc.MemoryServiceServicer):
         stored = self.book.write(request.parent, request.memory)
         return memory.CreateMemoryResponse(memory=stored, written_at=self.book.token())
 
+    async def BatchCreateMemories(
+        self, request: memory.BatchCreateMemoriesRequest, context: Context
+    ) -> memory.BatchCreateMemoriesResponse:
+        await self.desk.enter("BatchCreateMemories", request, context)
+        await self._space(request.parent, context)
+        stored = [self.book.write(request.parent, item) for item in request.memories]
+        return memory.BatchCreateMemoriesResponse(memories=stored, written_at=self.book.token())
+
     async def IngestMemories(
         self, request_iterator: AsyncIterator[memory.IngestMemoriesRequest], context: Context
     ) -> AsyncIterator[memory.IngestMemoriesResponse]:
@@ -177,7 +186,7 @@ class MemoryDesk(memory_grpc.MemoryServiceServicer):
     def _apply(self, batch: memory.IngestMemoriesRequest) -> list[memory.IngestResult]:
         results = []
         names = self.book.answers.get(batch.request_id)
-        if names is not None:
+        if batch.request_id and names is not None:
             return [memory.IngestResult(name=name) for name in names]
         for item in batch.memories:
             if not item.content:
@@ -325,7 +334,11 @@ class CognitionDesk(cognition_grpc.CognitionServiceServicer):
         if job is None:
             await refuse(context, JobNotFoundError(job=request.name))
             raise AssertionError
-        job.state = min(job.state + 1, cognition_resources.JOB_STATE_SUCCEEDED)
+        following = {
+            cognition_resources.JOB_STATE_QUEUED: cognition_resources.JOB_STATE_RUNNING,
+            cognition_resources.JOB_STATE_RUNNING: cognition_resources.JOB_STATE_SUCCEEDED,
+        }
+        job.state = following.get(job.state, job.state)
         return cognition.GetJobResponse(job=job)
 
     async def ListJobs(self, request: cognition.ListJobsRequest, context: Context) -> cognition.ListJobsResponse:

@@ -1,0 +1,258 @@
+"""What every engine of the event log promises.
+
+A test class inherits `EventLogConformance` and implements `open_log`, `event` and `where`. `open_log` is asked several
+times: all logs it returns look at the same stored log, as replicas do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+STORED_AT = datetime(2026, 2, 3, 4, 5, 6, 789000, tzinfo=UTC)
+SPACE_A = "018f0000-0000-7000-8000-00000000000a"
+SPACE_B = "018f0000-0000-7000-8000-00000000000b"
+
+
+class Place(Protocol):
+    """A stored event."""
+
+    position: int
+    event: Any
+    stored_at: datetime
+
+
+class Page(Protocol):
+    """A page of the log."""
+
+    events: Sequence[Place]
+    resume: int
+    head: int
+
+
+class Log(Protocol):
+    """The port."""
+
+    async def append(self, events: Sequence[Any], stored_at: datetime) -> list[int]:
+        """Append a batch."""
+
+    async def read(self, after: int, where: Any, limit: int) -> Any:
+        """Read a page."""
+
+    async def head(self) -> int:
+        """The newest position."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the suite chooses of an event; the rest is the engine test's choice."""
+
+    id: str
+    source: str = "mnemocore/memory"
+    type: str = "memory.created"
+    tenant: str = "acme"
+    space_uid: str = SPACE_A
+    data: bytes = b""
+
+
+class EventLogConformance(ABC):
+    """The suite. Every case starts with an empty log."""
+
+    @abstractmethod
+    async def open_log(self) -> Log:
+        """A view of the log of this case."""
+
+    @abstractmethod
+    def event(self, sample: Sample) -> Any:
+        """An event of the engine's domain with the sample's attributes."""
+
+    @abstractmethod
+    def where(self, *, types: tuple[str, ...] = (), space_uid: str = "", tenant: str = "") -> Any:
+        """A filter; what is empty is not asked for."""
+
+    def events(self, *ids: str, **attributes: Any) -> list[Any]:
+        """Events with these ids."""
+        return [self.event(Sample(id, **attributes)) for id in ids]
+
+    async def read_all(self, log: Log, where: Any = None, after: int = 0, limit: int = 7) -> list[Place]:
+        """Every matching event after a position, page by page."""
+        where = self.where() if where is None else where
+        found: list[Place] = []
+        while True:
+            page = await log.read(after, where, limit)
+            assert len(page.events) <= limit
+            assert after <= page.resume <= page.head
+            found.extend(page.events)
+            if page.resume == page.head:
+                return found
+            assert page.resume > after, "a page before the head must get on"
+            after = page.resume
+
+    async def test_an_empty_log_has_head_zero(self) -> None:
+        """Nothing is at position 0."""
+        log = await self.open_log()
+        page = await log.read(0, self.where(), 10)
+        assert (list(page.events), page.resume, page.head, await log.head()) == ([], 0, 0, 0)
+
+    async def test_positions_count_from_one_in_the_order_of_the_batch(self) -> None:
+        """Without gaps, over batches."""
+        log = await self.open_log()
+        assert await log.append(self.events("a", "b", "c"), STORED_AT) == [1, 2, 3]
+        assert await log.append(self.events("d"), STORED_AT) == [4]
+        assert [(place.position, place.event.id) for place in await self.read_all(log)] == [
+            (1, "a"),
+            (2, "b"),
+            (3, "c"),
+            (4, "d"),
+        ]
+        assert await log.head() == 4
+
+    async def test_an_event_comes_back_as_it_went_in(self) -> None:
+        """Attributes, payload and time, also the unusual."""
+        log = await self.open_log()
+        samples = [
+            Sample("plain", data=bytes(range(256))),
+            Sample("'; DROP TABLE events.log; --", source="\u00fc\u4f60\U0001f600 ", space_uid="", data=b"x" * 300_000),
+        ]
+        events = [self.event(sample) for sample in samples]
+        await log.append(events, STORED_AT)
+        found = await self.read_all(log)
+        assert [place.event for place in found] == events
+        assert {place.stored_at for place in found} == {STORED_AT}
+
+    async def test_an_event_published_again_keeps_its_first_place(self) -> None:
+        """Also when new ones come along with it, and when the batch itself has it twice."""
+        log = await self.open_log()
+        await log.append(self.events("a", "b"), STORED_AT)
+        assert await log.append(self.events("b", "c", "a", "c", "d"), STORED_AT) == [2, 3, 1, 3, 4]
+        assert await log.append(self.events("d", "a"), STORED_AT) == [4, 1]
+        assert [place.event.id for place in await self.read_all(log)] == ["a", "b", "c", "d"]
+        assert await log.head() == 4
+
+    async def test_the_key_is_tenant_and_source_and_id(self) -> None:
+        """The same id of another tenant or source is another event."""
+        log = await self.open_log()
+        await log.append(self.events("a"), STORED_AT)
+        assert await log.append(self.events("a", tenant="other"), STORED_AT) == [2]
+        assert await log.append(self.events("a", source="other"), STORED_AT) == [3]
+
+    async def test_reading_starts_after_a_position_and_obeys_the_limit(self) -> None:
+        """The resume position is the last event's when the page is full."""
+        log = await self.open_log()
+        await log.append(self.events(*"abcdef"), STORED_AT)
+        page = await log.read(2, self.where(), 3)
+        assert [place.event.id for place in page.events] == ["c", "d", "e"]
+        assert (page.resume, page.head) == (5, 6)
+        page = await log.read(6, self.where(), 3)
+        assert (list(page.events), page.resume) == ([], 6)
+
+    async def test_filters(self) -> None:
+        """By type patterns, space and tenant, and by all of them."""
+        log = await self.open_log()
+        samples = [
+            Sample("1", type="memory.created"),
+            Sample("2", type="memory.deleted", space_uid=SPACE_B),
+            Sample("3", type="memory.deleted.forever"),
+            Sample("4", type="session.created", space_uid=""),
+            Sample("5", type="memory.created", tenant="other"),
+            Sample("6", type="memoryx.created"),
+        ]
+        await log.append([self.event(sample) for sample in samples], STORED_AT)
+        for where, wanted in (
+            (self.where(types=("memory.created",)), "15"),
+            (self.where(types=("memory.*",)), "125"),
+            (self.where(types=("memory.**",)), "1235"),
+            (self.where(types=("*.created",)), "1456"),
+            (self.where(types=("**",)), "123456"),
+            (self.where(types=("memory.deleted", "session.*")), "24"),
+            (self.where(space_uid=SPACE_B), "2"),
+            (self.where(space_uid=SPACE_A), "1356"),
+            (self.where(tenant="other"), "5"),
+            (self.where(types=("memory.*",), space_uid=SPACE_A, tenant="acme"), "1"),
+            (self.where(types=("nothing.*",)), ""),
+        ):
+            assert "".join(place.event.id for place in await self.read_all(log, where)) == wanted
+
+    async def test_a_page_without_matches_resumes_at_the_head(self) -> None:
+        """What does not match is not looked at again."""
+        log = await self.open_log()
+        await log.append(self.events(*"abc"), STORED_AT)
+        page = await log.read(0, self.where(types=("nothing.here",)), 10)
+        assert (list(page.events), page.resume) == ([], 3)
+
+    async def test_large_events_come_in_short_pages(self) -> None:
+        """A page is bounded in bytes too, and always gets on."""
+        log = await self.open_log()
+        for name in "abcdefgh":
+            await log.append([self.event(Sample(name, data=b"x" * 1_048_576))], STORED_AT)
+        page = await log.read(0, self.where(), 512)
+        assert 1 <= len(page.events) < 8
+        assert page.resume == page.events[-1].position
+        assert [place.event.id for place in await self.read_all(log, limit=512)] == list("abcdefgh")
+
+    async def test_a_cancelled_append_leaves_all_or_nothing(self) -> None:
+        """And the log goes on without a gap."""
+        log = await self.open_log()
+        for attempt in range(10):
+            task = asyncio.create_task(log.append(self.events(*(f"{attempt}:{n}" for n in range(100))), STORED_AT))
+            await asyncio.wait([task], timeout=0.0005 * attempt)  # cut at another step every time
+            task.cancel()
+            await asyncio.wait([task])
+        await log.append(self.events("last"), STORED_AT)
+        found = await self.read_all(log, limit=500)
+        self.assert_whole(found)
+        per_batch = {str(attempt): 0 for attempt in range(10)}
+        for place in found[:-1]:
+            per_batch[place.event.id.partition(":")[0]] += 1
+        assert set(per_batch.values()) <= {0, 100}
+
+    async def test_two_appenders_and_two_readers(self) -> None:
+        """Concurrent appends through two replicas: every reader sees every event once, in order, none late."""
+        batches, size = 30, 20
+        done = asyncio.Event()
+
+        async def append(name: str) -> None:
+            log = await self.open_log()
+            for batch in range(batches):
+                ids = [f"{name}:{batch * size + n}" for n in range(size)]
+                positions = await log.append(self.events(*ids), STORED_AT)
+                assert positions == list(range(positions[0], positions[0] + size))
+
+        async def follow() -> list[Place]:
+            log = await self.open_log()
+            seen: list[Place] = []
+            while not (done.is_set() and len(seen) == 2 * batches * size):
+                page = await log.read(seen[-1].position if seen else 0, self.where(), 64)
+                seen.extend(page.events)
+                self.assert_whole(seen)
+            return seen
+
+        readers = [asyncio.create_task(follow()) for _ in range(2)]
+        async with asyncio.timeout(60):
+            await asyncio.gather(append("x"), append("y"))
+            done.set()
+            for seen in await asyncio.gather(*readers):
+                for name in "xy":
+                    ids = [place.event.id for place in seen if place.event.id.startswith(name)]
+                    assert ids == [f"{name}:{n}" for n in range(batches * size)]
+
+    async def test_the_same_batch_from_two_appenders_is_stored_once(self) -> None:
+        """A relay that was taken for dead publishes beside its successor."""
+        logs = [await self.open_log() for _ in range(2)]
+        for batch in range(10):
+            events = self.events(*(f"{batch}:{n}" for n in range(50)))
+            first, second = await asyncio.gather(*(log.append(events, STORED_AT) for log in logs))
+            assert first == second
+        self.assert_whole(await self.read_all(logs[0], limit=100))
+        assert await logs[0].head() == 500
+
+    @staticmethod
+    def assert_whole(places: Sequence[Place]) -> None:
+        """The positions are 1, 2, 3 and so on."""
+        assert [place.position for place in places] == list(range(1, len(places) + 1))

@@ -1,0 +1,1 @@
+"""event-bus: the durable, ordered log of what happened."""

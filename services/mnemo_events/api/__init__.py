@@ -1,0 +1,1 @@
+"""The wire of event-bus: requests in, domain calls, responses out."""

@@ -1,0 +1,60 @@
+"""Events, their places in the log, and pages of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from mnemocore.ids import SpaceUid, Tenant
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What happened, with the attributes of CloudEvents 1.0 and the ones of this platform.
+
+    (tenant, source, id) names an event for ever. `space_uid` is empty for an event of no space, `revision` 0 where
+    there is none, `time` is timezone-aware.
+    """
+
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: datetime
+    datacontenttype: str
+    dataschema: str
+    data: bytes
+    tenant: Tenant
+    space_uid: SpaceUid
+    revision: int
+    traceparent: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What makes it the same event when it is published again."""
+        return (self.tenant, self.source, self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event at its place: positions count from 1, without gaps, in the order of commit."""
+
+    position: int
+    event: Event
+    stored_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A stretch of the log, as one moment saw it.
+
+    Every matching event after the position asked for, up to and including `resume`, is in `events`, oldest first.
+    `head` is the newest position of the log.
+    """
+
+    events: tuple[StoredEvent, ...]
+    resume: int
+    head: int

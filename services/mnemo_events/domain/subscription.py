@@ -1,0 +1,128 @@
+"""Following the log: from a position on, no faster than the reader gives credit, with a sign of life when idle."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from mnemo_events.domain.event import Page
+from mnemocore.errors import InvalidFieldError, ShuttingDownError, Violation
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator
+
+    from mnemo_events.domain.arrivals import Arrivals
+    from mnemo_events.domain.filter import Filter
+    from mnemo_events.domain.ports import EventLog
+    from mnemocore.clock import Clock
+    from mnemocore.errors import MnemoError
+
+MAX_BATCH: Final = 512
+"""Events in one page at most."""
+HEARTBEAT_SECONDS: Final = 15.0
+MAX_CREDIT: Final = 1_000_000
+"""Credit beyond this is not counted."""
+
+
+class Subscription:
+    """One reader of the log. It holds one page at a time, whatever the reader's credit."""
+
+    def __init__(self, log: EventLog, clock: Clock, after: int, where: Filter, credit: int) -> None:
+        self.changed = asyncio.Event()
+        """Set when there may be something to send."""
+        self._log = log
+        self._clock = clock
+        self._after = after
+        self._where = where
+        self._credit = credit
+        self._credit_ended = False
+        self._error: MnemoError | None = None
+
+    def give_credit(self, events: int) -> None:
+        """The reader takes so many more events."""
+        self._credit = min(MAX_CREDIT, self._credit + events)
+        self.changed.set()
+
+    def end_credit(self) -> None:
+        """The reader will give no more credit: the subscription ends when it is used up."""
+        self._credit_ended = True
+        self.changed.set()
+
+    def fail(self, error: MnemoError) -> None:
+        """End the pages with `error`."""
+        self._error = error
+        self.changed.set()
+
+    async def pages(self) -> AsyncGenerator[Page]:
+        """Pages of at least one event, and an empty one whenever there was none to send for 15 s.
+
+        Raises InvalidFieldError if the position lies beyond the head, and the error given to `fail`.
+        """
+        await self._check_position()
+        sent_at = self._clock.monotonic()
+        while not (self._credit_ended and self._credit == 0):
+            self.changed.clear()
+            page = await self._next_page()
+            if self._error is not None:
+                raise self._error
+            idle_for = self._clock.monotonic() - sent_at
+            if page.events or idle_for >= HEARTBEAT_SECONDS:
+                self._credit -= len(page.events)
+                yield page
+                sent_at = self._clock.monotonic()
+            elif page.resume >= page.head or self._credit == 0:
+                await self._wait(HEARTBEAT_SECONDS - idle_for)
+
+    async def _check_position(self) -> None:
+        head = await self._log.head()
+        if self._after > head:
+            text = f"{self._after} lies beyond the head of the log; allowed is up to {head}"
+            raise InvalidFieldError.of([Violation("start.after_position", text)])
+
+    async def _next_page(self) -> Page:
+        if self._credit == 0:
+            return Page((), self._after, await self._log.head())
+        page = await self._log.read(self._after, self._where, min(self._credit, MAX_BATCH))
+        self._after = page.resume
+        return page
+
+    async def _wait(self, seconds: float) -> None:
+        """Return when something changed, or after `seconds`."""
+        change = asyncio.create_task(self.changed.wait())
+        timer = asyncio.create_task(self._clock.sleep(seconds))
+        try:
+            await asyncio.wait((change, timer), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            change.cancel()
+            timer.cancel()
+
+
+class Subscriptions:
+    """Opens subscriptions, and ends them all when the service drains."""
+
+    def __init__(self, log: EventLog, arrivals: Arrivals, clock: Clock) -> None:
+        self._log = log
+        self._arrivals = arrivals
+        self._clock = clock
+        self._open: set[Subscription] = set()
+        self._draining = False
+
+    @contextmanager
+    def open(self, after: int, where: Filter, credit: int) -> Iterator[Subscription]:
+        """A subscription that learns of arrivals inside the block. Raises ShuttingDownError while draining."""
+        if self._draining:
+            raise ShuttingDownError
+        subscription = Subscription(self._log, self._clock, after, where, credit)
+        self._open.add(subscription)
+        try:
+            with self._arrivals.watch(subscription.changed):
+                yield subscription
+        finally:
+            self._open.discard(subscription)
+
+    def drain(self) -> None:
+        """End all subscriptions with ShuttingDownError, so that readers go to another replica, and take no more."""
+        self._draining = True
+        for subscription in self._open:
+            subscription.fail(ShuttingDownError())

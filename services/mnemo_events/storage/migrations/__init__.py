@@ -1,0 +1,1 @@
+"""The tables of event-bus, one numbered SQL file a step."""

@@ -1,0 +1,151 @@
+"""The event log on PostgreSQL.
+
+Every append locks the one row of `events.head` until its commit. So appends happen one after the other, positions
+follow the order of commit without gaps, and a snapshot that shows a head shows every event up to it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from mnemo_events.domain.event import Event, Page, StoredEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from asyncpg import Connection, Record
+
+    from mnemo_events.domain.filter import Filter
+    from mnemocore.postgres import Database
+
+CHANNEL: Final = "mnemo_events"
+"""The channel on which every append is notified; the payload is the new head."""
+STRETCH: Final = 50_000
+"""Positions one read looks at."""
+MAX_BYTES: Final = 4 * 1024 * 1024
+"""Payload after which a page ends."""
+
+_FIND: Final = """
+SELECT tenant, source, id, position FROM events.log
+WHERE (tenant, source, id) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::text[]))
+"""
+_INSERT: Final = """
+INSERT INTO events.log (
+    position, tenant, source, id, type, subject, occurred_at, datacontenttype, dataschema, data, space_uid, revision,
+    traceparent, stored_at)
+SELECT position, tenant, source, id, type, subject, occurred_at, datacontenttype, dataschema, data, space_uid, revision,
+    traceparent, $1
+FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::timestamptz[], $9::text[],
+    $10::text[], $11::bytea[], $12::uuid[], $13::bigint[], $14::text[])
+    AS t(position, tenant, source, id, type, subject, occurred_at, datacontenttype, dataschema, data, space_uid,
+        revision, traceparent)
+"""
+_MOVE_HEAD: Final = f"""
+WITH moved AS (UPDATE events.head SET position = $1 RETURNING position)
+SELECT pg_notify('{CHANNEL}', position::text) FROM moved
+"""
+_READ: Final = f"""
+SELECT head.position AS head, page.* FROM events.head LEFT JOIN LATERAL (
+    SELECT * FROM (
+        SELECT position, tenant, source, id, type, subject, occurred_at, datacontenttype, dataschema, data,
+            coalesce(space_uid::text, '') AS space_uid, revision, traceparent, stored_at,
+            sum(octet_length(data)) OVER (ORDER BY position) - octet_length(data) AS bytes_before
+        FROM events.log WHERE position > $1 AND position <= $1 + {STRETCH} {{conditions}}
+        ORDER BY position LIMIT $2
+    ) AS matches WHERE bytes_before < {MAX_BYTES}
+) AS page ON true ORDER BY page.position
+"""
+
+
+class PostgresLog:
+    """Implements `mnemo_events.domain.ports.EventLog`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def append(self, events: Sequence[Event], stored_at: datetime) -> list[int]:
+        """Append a batch in one transaction."""
+        async with self._database.transaction() as connection:
+            head: int = await connection.fetchval("SELECT position FROM events.head FOR UPDATE")
+            places = await _known_places(connection, events)
+            fresh: dict[int, Event] = {}
+            for event in events:
+                if event.key not in places:
+                    places[event.key] = head + 1 + len(fresh)
+                    fresh[places[event.key]] = event
+            if fresh:
+                await connection.execute(_INSERT, stored_at, list(fresh), *_columns(list(fresh.values())))
+                await connection.execute(_MOVE_HEAD, head + len(fresh))
+        return [places[event.key] for event in events]
+
+    async def read(self, after: int, where: Filter, limit: int) -> Page:
+        """A page from one snapshot."""
+        conditions, values = _conditions(where)
+        rows = await self._database.fetch(_READ.format(conditions=conditions), after, limit, *values)
+        head: int = rows[0]["head"]
+        events = tuple(_stored(row) for row in rows if row["position"] is not None)
+        is_cut = len(events) == limit or sum(len(stored.event.data) for stored in events) >= MAX_BYTES
+        return Page(events, events[-1].position if is_cut else max(after, min(head, after + STRETCH)), head)
+
+    async def head(self) -> int:
+        """The newest position."""
+        return int(await self._database.fetchval("SELECT position FROM events.head"))
+
+
+async def _known_places(connection: Connection, events: Sequence[Event]) -> dict[tuple[str, str, str], int]:
+    rows = await connection.fetch(
+        _FIND, [event.tenant for event in events], [event.source for event in events], [event.id for event in events]
+    )
+    return {(row["tenant"], row["source"], row["id"]): row["position"] for row in rows}
+
+
+def _columns(events: list[Event]) -> list[list[Any]]:
+    return [
+        [event.tenant for event in events],
+        [event.source for event in events],
+        [event.id for event in events],
+        [event.type for event in events],
+        [event.subject for event in events],
+        [event.time for event in events],
+        [event.datacontenttype for event in events],
+        [event.dataschema for event in events],
+        [event.data for event in events],
+        [UUID(event.space_uid) if event.space_uid else None for event in events],
+        [event.revision for event in events],
+        [event.traceparent for event in events],
+    ]
+
+
+def _conditions(where: Filter) -> tuple[str, list[Any]]:
+    """SQL conditions for values from $3 on, and the values."""
+    wanted = (
+        ("type ~ ${}", where.type_expression),
+        ("space_uid = ${}", UUID(where.space_uid) if where.space_uid else None),
+        ("tenant = ${}", where.tenant),
+    )
+    conditions, values = "", []
+    for condition, value in wanted:
+        if value is not None:
+            values.append(value)
+            conditions += " AND " + condition.format(len(values) + 2)
+    return conditions, values
+
+
+def _stored(row: Record) -> StoredEvent:
+    event = Event(
+        id=row["id"],
+        source=row["source"],
+        type=row["type"],
+        subject=row["subject"],
+        time=row["occurred_at"],
+        datacontenttype=row["datacontenttype"],
+        dataschema=row["dataschema"],
+        data=row["data"],
+        tenant=row["tenant"],
+        space_uid=row["space_uid"],
+        revision=row["revision"],
+        traceparent=row["traceparent"],
+    )
+    return StoredEvent(row["position"], event, row["stored_at"])

@@ -1,0 +1,26 @@
+"""The index as a process: `python -m mnemo_index`, set up by `MNEMO_INDEX_*`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from mnemo_index.app import IndexApp
+from mnemo_index.settings import PREFIX, IndexSettings
+from mnemocore.client import InternalCredentials, open_channel
+from mnemocore.clock import SystemClock
+from mnemocore.server.main import run
+
+if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
+
+async def assemble(settings: IndexSettings, resources: AsyncExitStack) -> IndexApp:
+    """The index in its folder, with a channel to the event-bus."""
+    credentials = InternalCredentials(settings.internal_token)
+    events = await resources.enter_async_context(open_channel(settings.events_target, credentials))
+    return IndexApp(settings.data_dir, events, SystemClock(), settings.search_threads, settings.save_seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(run(IndexSettings, PREFIX, assemble))

@@ -1,0 +1,30 @@
+"""memory-core as a process: `python -m mnemo_memory`, set up by `MNEMO_MEMORY_*`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from mnemo_memory.app import MemoryApp
+from mnemo_memory.settings import PREFIX, MemorySettings
+from mnemocore.client import InternalCredentials, open_channel
+from mnemocore.clock import SystemClock
+from mnemocore.postgres import Database
+from mnemocore.server.main import run
+
+if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
+
+async def assemble(settings: MemorySettings, resources: AsyncExitStack) -> MemoryApp:
+    """memory-core on its database, with channels to its peers."""
+    database = await Database.open(settings.database_url, max_size=settings.pool_size, application_name="mnemo-memory")
+    resources.push_async_callback(database.close)
+    credentials = InternalCredentials(settings.internal_token)
+    index = await resources.enter_async_context(open_channel(settings.index_target, credentials))
+    events = await resources.enter_async_context(open_channel(settings.events_target, credentials))
+    return MemoryApp(database, index, events, SystemClock(), settings.relay_poll_seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(run(MemorySettings, PREFIX, assemble))

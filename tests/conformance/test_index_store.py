@@ -1,0 +1,168 @@
+"""What every store of snapshots promises; run on the files."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from index_space import created, document, encoder, filled, found, removed, restored, space
+from mnemo_index.storage.snapshots import SnapshotStore
+from mnemocore.errors import StoreFullError
+from mnemocore.ids import SpaceUid
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mnemo_index.domain.state import SpaceState
+
+ONE = SpaceUid("00000000-0000-7000-8000-00000000000a")
+OTHER = SpaceUid("00000000-0000-7000-8000-00000000000b")
+
+
+def loaded(directory: Path) -> tuple[int, dict[SpaceUid, SpaceState]]:
+    """What a new process finds."""
+    position, states = SnapshotStore(directory).load()
+    return position, dict(states)
+
+
+def kept(directory: Path) -> SnapshotStore:
+    """A store with two spaces at position 7."""
+    store = SnapshotStore(directory)
+    store.save(ONE, filled("green tea", "a dog called Biscuit").state())
+    store.save(OTHER, filled("chess").state())
+    store.save_position(7)
+    return store
+
+
+def test_nothing_is_loaded_from_nothing(tmp_path: Path) -> None:
+    assert loaded(tmp_path / "new" / "folder") == (0, {})
+
+
+def test_a_space_comes_back_as_it_was(tmp_path: Path) -> None:
+    index = space(exact_rows=2)
+    talk = ["Alice: tea?", "Bob: not for 40 euros", "Alice: coffee then", "\u6771\u4eac \U0001f5fc", ""]
+    index.apply(
+        [
+            created(n, document(n, text, actor=text[:5], session="s", ordinal=n, tags=("t",), metadata={"n": n}))
+            for n, text in enumerate(talk, 1)
+        ]
+    )
+    index.apply([removed(6, 2), removed(9, 8), created(8, document(9, "ahead of a gap"))])
+    SnapshotStore(tmp_path).save(ONE, index.state())
+    again = restored(loaded(tmp_path)[1][ONE], exact_rows=2)
+    for query in ("tea", "Alice", "euros", "\u6771"):
+        assert again.search(query, 10) == index.search(query, 10)
+    assert (again.size, again.applied_revision) == (index.size, index.applied_revision)
+    for either in (index, again):
+        either.apply([created(7, document(8, "removed by revision 9"))])
+        assert (either.size, either.applied_revision) == (5, 9)
+
+
+def test_an_empty_space_comes_back(tmp_path: Path) -> None:
+    SnapshotStore(tmp_path).save(ONE, space().state())
+    assert restored(loaded(tmp_path)[1][ONE]).search("tea", 1) == []
+
+
+def test_the_newest_state_of_each_space_is_kept_with_the_position(tmp_path: Path) -> None:
+    store = kept(tmp_path)
+    store.save(ONE, filled("only this").state())
+    store.save_position(12)
+    position, states = loaded(tmp_path)
+    assert position == 12
+    assert found(restored(states[ONE]), "only this") == [1]
+    assert list(states) == store.spaces() == [ONE, OTHER]
+
+
+def test_a_later_change_of_the_index_does_not_reach_a_state(tmp_path: Path) -> None:
+    index = filled("green tea", "chess")
+    state = index.state()
+    index.apply([removed(3, 1), created(4, document(4, "added later"))])
+    SnapshotStore(tmp_path).save(ONE, state)
+    again = restored(loaded(tmp_path)[1][ONE])
+    assert (again.size, again.applied_revision) == (2, 2)
+    assert found(again, "tea")[0] == 1
+
+
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "flipped", "extended", "foreign"])
+def test_a_damaged_snapshot_is_set_aside_and_its_space_is_replayed(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept(tmp_path)
+    path = tmp_path / f"{ONE}.snapshot"
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(
+        {
+            "truncated": content[:-100],
+            "emptied": b"",
+            "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+            "extended": content + b"\0",
+            "foreign": b"SOMETHING ELSE" * 100,
+        }[damage]
+    )
+    with caplog.at_level(logging.ERROR):
+        position, states = loaded(tmp_path)
+    assert position == 0
+    assert list(states) == [OTHER]
+    assert (tmp_path / f"{ONE}.snapshot.corrupt-1").exists()
+    assert not path.exists()
+    assert ONE in caplog.text
+    path.write_bytes(b"")
+    assert loaded(tmp_path)[0] == 0
+    assert (tmp_path / f"{ONE}.snapshot.corrupt-2").exists()
+
+
+def test_a_lost_snapshot_is_noticed(tmp_path: Path) -> None:
+    kept(tmp_path)
+    (tmp_path / f"{ONE}.snapshot").unlink()
+    position, states = loaded(tmp_path)
+    assert (position, list(states)) == (0, [OTHER])
+
+
+DAMAGED = [b"", b"7", b"garbage\n{}\n", b"\xff\xfe\n\n", b'0123456789abcdef\n{"position": 7}\n']
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_position_means_a_replay(tmp_path: Path, content: bytes) -> None:
+    kept(tmp_path)
+    (tmp_path / "position").write_bytes(content)
+    position, states = loaded(tmp_path)
+    assert (position, list(states)) == (0, [ONE, OTHER])
+    assert (tmp_path / "position.corrupt-1").exists()
+
+
+def test_what_an_interrupted_save_leaves_is_swept(tmp_path: Path) -> None:
+    kept(tmp_path)
+    (tmp_path / f"{ONE}.snapshot.tmp").write_bytes(b"half")
+    assert loaded(tmp_path)[0] == 7
+    assert list(tmp_path.glob("*.tmp")) == []
+
+
+def test_a_full_disk_keeps_the_old_snapshot(tmp_path: Path) -> None:
+    kept(tmp_path)
+    (tmp_path / f"{ONE}.snapshot.tmp").symlink_to("/dev/full")
+    with pytest.raises(StoreFullError):
+        SnapshotStore(tmp_path).save(ONE, filled("newer").state())
+    position, states = loaded(tmp_path)
+    assert position == 7
+    assert found(restored(states[ONE]), "Biscuit")[0] == 2
+
+
+def test_only_uuids_name_snapshots(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a UUID"):
+        SnapshotStore(tmp_path).save(SpaceUid("../escape"), space().state())
+    (tmp_path / "notes.snapshot").write_text("somebody's")
+    assert loaded(tmp_path) == (0, {})
+    assert (tmp_path / "notes.snapshot").exists()
+
+
+def test_vectors_are_stored_as_the_index_holds_them(tmp_path: Path) -> None:
+    index = filled("green tea", "chess")
+    SnapshotStore(tmp_path).save(ONE, index.state())
+    stored = loaded(tmp_path)[1][ONE].arrays["vectors"]
+    assert stored.dtype == np.float16
+    assert np.array_equal(stored.astype(np.float32), index.state().arrays["vectors"])
+    assert stored.shape == (2, encoder().dimension)

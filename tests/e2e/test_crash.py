@@ -1,0 +1,166 @@
+"""Killed and started again: every acknowledged memory is there once and is found."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from typing import TYPE_CHECKING, TypeVar
+
+import psutil
+import pytest
+
+from mnemocore import MemoryInput, connect
+from mnemocore.errors import DeadlineExceededError, MnemoError, UnavailableError
+from tests.e2e.conftest import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from tests.e2e.conftest import Server
+
+T = TypeVar("T")
+
+
+def items_of(count: int) -> list[MemoryInput]:
+    return [
+        MemoryInput(
+            content=f"parcel {number} lies on shelf {number % 97}", id=str(uuid.uuid5(uuid.NAMESPACE_OID, str(number)))
+        )
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("kill_after", [1, 600, 2500])
+async def test_kill_9_during_ingestion_loses_and_doubles_nothing(
+    run_server: Callable[..., Server], tmp_path: Path, kill_after: int
+) -> None:
+    directory = tmp_path / "data"
+    server = run_server("serve", directory)
+    items, acknowledged = items_of(6000), 0
+
+    def count(total: int) -> None:
+        nonlocal acknowledged
+        acknowledged = total
+        if total >= kill_after:
+            server.process.kill()
+
+    async with connect(server.address) as mnemo:
+        with pytest.raises(MnemoError):
+            await mnemo.space("crash").remember_many(items, batch_size=100, on_progress=count)
+    server.process.wait(30)
+    assert acknowledged >= kill_after
+    server = run_server("serve", directory)
+    async with connect(server.address) as mnemo:
+        space = mnemo.space("crash")
+        stored = [memory.id async for memory in space.list(page_size=1000)]
+        assert len(stored) == len(set(stored))
+        assert set(stored) >= {item.id for item in items[:acknowledged]}
+        for number in (0, acknowledged // 2, acknowledged - 1):
+            hits = await space.recall(items[number].content, limit=1)
+            assert hits[0].memory.id == items[number].id
+        rest = await space.remember_many(items, on_error="collect")
+        assert len(rest.ids) == len(items) - len(stored)
+        assert len({hit.memory.id for hit in await space.recall("parcel shelf", limit=1000)}) == 1000
+        assert (await space.info()).active_memories == len(items)
+    assert server.stop() == 0
+
+
+async def test_ctrl_c_drains_and_loses_nothing(run_server: Callable[..., Server], tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    server = run_server("serve", directory)
+    acknowledged: list[str] = []
+
+    async def write() -> None:
+        async with connect(server.address) as mnemo:
+            for number in range(10_000):
+                acknowledged.append((await mnemo.space("s").remember(f"line {number}")).id)
+
+    writer = asyncio.create_task(write())
+    await eventually(lambda: len(acknowledged) > 50)
+    assert await asyncio.to_thread(server.stop) == 0
+    with pytest.raises(MnemoError):
+        await writer
+    async with connect(f"embedded:{directory}") as mnemo:
+        stored = {memory.id async for memory in mnemo.space("s").list(page_size=1000)}
+        assert stored >= set(acknowledged)
+        assert len(stored) <= len(acknowledged) + 1
+        assert len(await mnemo.space("s").recall("line", limit=1000)) == len(stored)
+
+
+async def test_no_process_is_left_behind(run_server: Callable[..., Server], tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    for command, end in (("serve", "stop"), ("serve", "kill"), ("up", "stop"), ("up", "kill")):
+        server = run_server(command, directory)
+        family = psutil.Process(server.process.pid).children(recursive=True)
+        assert family
+        getattr(server, end)()
+        await asyncio.to_thread(psutil.wait_procs, family, 45)
+        assert [process for process in family if process.is_running()] == []
+
+
+async def test_a_service_that_dies_is_started_again(run_server: Callable[..., Server], tmp_path: Path) -> None:
+    server = run_server("up", tmp_path / "data")
+    async with connect(server.address, api_key=server.api_key) as mnemo:
+        space = mnemo.space("s")
+        kept = await space.remember("the kettle is in the cupboard")
+        for service in ("mnemo_index", "mnemo_events", "mnemo_memory"):
+            children = psutil.Process(server.process.pid).children(recursive=True)
+            os.kill(next(each.pid for each in children if service in each.cmdline()), signal.SIGKILL)
+            hits = await _patiently(lambda: space.recall("Where is the kettle?"))
+            assert [hit.memory.id for hit in hits] == [kept.id]
+
+
+async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
+    """The first answer of `call` that is no UnavailableError; a breaker that has opened closes again after 30 s."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await call()
+            except (UnavailableError, DeadlineExceededError):
+                await asyncio.sleep(0.05)
+
+
+async def test_one_directory_has_one_server(run_server: Callable[..., Server], tmp_path: Path) -> None:
+    server = run_server("serve", tmp_path)
+    second = subprocess.run(
+        [sys.executable, "-m", "mnemo_cli", "serve", "--data-dir", str(tmp_path), "--listen", "127.0.0.1:0"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert second.returncode == 1
+    assert second.stderr.count("\n") == 1
+    assert str(server.process.pid) in second.stderr
+    assert server.address in second.stderr
+    async with connect(f"embedded:{tmp_path}") as through_the_server:
+        await through_the_server.space("s").remember("kept by the running server")
+
+
+@pytest.mark.parametrize("trouble", ["newer", "file", "read only"])
+def test_a_data_directory_that_cannot_be_used_is_one_clear_line(tmp_path: Path, trouble: str) -> None:
+    directory = tmp_path / "data"
+    if trouble == "newer":
+        directory.mkdir()
+        (directory / "FORMAT").write_text("99\n")
+    elif trouble == "file":
+        directory.write_text("not a folder")
+    else:
+        (tmp_path / "plain").write_text("")
+        directory = tmp_path / "plain" / "data"
+    refused = subprocess.run(
+        [sys.executable, "-m", "mnemo_cli", "serve", "--data-dir", str(directory), "--listen", "127.0.0.1:0"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: ")
+    assert refused.stderr.count("\n") == 1
+    assert str(directory) in refused.stderr

@@ -1,0 +1,75 @@
+"""From text to terms."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from mnemo_index.domain.words import LONGEST_TERM, Stems, guard, words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Don't! Can't, won't; CANNOT.", ["do", "not", "can", "not", "will", "not", "can", "not"]),
+        ("Caroline's O\u2019Brien", ["caroline", "o", "brien"]),
+        ("1,000.50 at 10:30, GPT-4o v1.2", ["1000.50", "at", "10:30", "gpt", "4o", "v1", "2"]),
+        ("Caf\u00e9 STRA\u00dfE \uff21\uff22\uff23", ["cafe", "strasse", "abc"]),
+        (
+            "\u6771\u4eac tower \U0001f5fc\U0001f44d\U0001f3fd",
+            ["\u6771", "\u4eac", "tower", "\U0001f5fc", "\U0001f44d"],
+        ),
+        (
+            "\u0939\u093f\u0928\u094d\u0926\u0940 \u0401\u043b\u043a\u0430",
+            ["\u0939\u093f\u0928\u094d\u0926\u0940", "\u0435\u043b\u043a\u0430"],
+        ),
+        ("'; DROP TABLE memories; --", ["drop", "table", "memories"]),
+        ("...", []),
+    ],
+)
+def test_words(text: str, expected: list[str]) -> None:
+    assert words(text) == expected
+
+
+def test_a_contracted_negation_is_not() -> None:
+    assert words("I can't") == ["i", "can", "not"]
+    assert words("She doesn't") == ["she", "does", "not"]
+
+
+def test_endless_words_are_cut() -> None:
+    (word,) = words("a1" * 500)
+    assert len(word) == LONGEST_TERM
+
+
+def test_terms_are_stems_without_stop_words() -> None:
+    stems = Stems()
+    assert stems.terms(words("What are the cameras that Caroline was repairing?")) == ["camera", "carolin", "repair"]
+    assert stems.terms(words("who is it")) == []
+
+
+def test_one_guard_for_one_statement() -> None:
+    assert guard(words("It costs 40 euros")) == guard(words("Euros: 40, it costs"))
+    assert guard(words("She doesn't like tea")) == guard(words("She does not like tea"))
+    different = [
+        "It costs 40",
+        "It costs 50",
+        "It does not cost 40",
+        "It never costs 40, not once",
+        "It costs forty",
+        "It costs",
+    ]
+    assert len({guard(words(text)) for text in different}) == len(different)
+    assert guard(words("on Monday in room 4b")) != guard(words("on Tuesday in room 4b"))
+    assert guard(words("on Monday in room 4b")) != guard(words("on Monday in room 4c"))
+
+
+def test_stems_are_shared_by_threads() -> None:
+    stems, results = Stems(), list[list[str]]()
+    found = [f"{first}{second}ing" for first in "abcdefgh" for second in ("alk", "ook", "atch", "eep")]
+    threads = [threading.Thread(target=lambda: results.append(stems.terms(found))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(result == Stems().terms(found) for result in results)
