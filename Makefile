@@ -86,7 +86,7 @@ breaking: $(INSTALLED) ## the contracts have only grown since main
 	$(BIN)/buf breaking --against "$$work"
 
 imports: $(INSTALLED) ## who may import whom, and what is imported but not declared
-	$(BIN)/lint-imports --no-logo
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/deptry libs services
 
 types: $(INSTALLED) ## mypy in strict mode
@@ -107,12 +107,10 @@ eval: $(INSTALLED) ## measures the quality of recall on the LoCoMo conversations
 	@if [ ! -e "$(LOCOMO)" ]; then \
 	  echo 'eval: no LoCoMo data at $(LOCOMO); name its folder: make eval LOCOMO=path/to/locomo' >&2; exit 1; \
 	fi
-	$(BIN)/python benchmarks/locomo.py --data "$(LOCOMO)"
+	$(BIN)/python -m benchmarks.locomo --data "$(LOCOMO)"
 
 bench: $(INSTALLED) ## measures speed
-	@for program in $(filter-out benchmarks/locomo.py benchmarks/__init__.py,$(wildcard benchmarks/*.py)); do \
-	  echo "$$program"; $(BIN)/python "$$program"; \
-	done
+	$(BIN)/python -m benchmarks.speed
 
 demo: setup ## keeps a conversation and these pages, asks questions, prints the answers
 	$(BIN)/python examples/demo.py

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -67,6 +67,6 @@ class InProcess:
         return [int(place) for place in best[np.argsort(-fused[best])]]
 
 
-def _unit(values: NDArray[np.floating]) -> NDArray[np.floating]:
+def _unit(values: NDArray[Any]) -> NDArray[Any]:
     span = float(values.max() - values.min()) or 1.0
-    return (values - values.min()) / span
+    return np.asarray((values - values.min()) / span)

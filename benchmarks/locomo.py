@@ -63,7 +63,7 @@ def memory_of(turn: Mapping[str, Any]) -> MemoryInput:
 
 def questions_of(conversation: Mapping[str, Any]) -> list[tuple[str, int, frozenset[str]]]:
     """Question, category and evidence of the questions that count."""
-    turns = {turn["id"] for turn in conversation["turns"]}
+    turns = frozenset(turn["id"] for turn in conversation["turns"])
     return [
         (question["question"], question["category"], evidence)
         for question in conversation["questions"]

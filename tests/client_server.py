@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from mnemocore.calls import Identity
 from mnemocore.cognitive.v1 import cognition_service_pb2 as cognition
 from mnemocore.cognitive.v1 import cognition_service_pb2_grpc as cognition_grpc
 from mnemocore.cognitive.v1 import resources_pb2 as cognition_resources
@@ -31,15 +32,19 @@ from mnemocore.events.v1 import event_service_pb2 as events
 from mnemocore.events.v1 import event_service_pb2_grpc as events_grpc
 from mnemocore.gateway.v1 import gateway_service_pb2 as gateway
 from mnemocore.gateway.v1 import gateway_service_pb2_grpc as gateway_grpc
+from mnemocore.ids import Tenant
 from mnemocore.memory.v1 import memory_service_pb2 as memory
 from mnemocore.memory.v1 import memory_service_pb2_grpc as memory_grpc
 from mnemocore.memory.v1 import resources_pb2 as resources
 from mnemocore.memory.v1 import space_service_pb2 as spaces
 from mnemocore.memory.v1 import space_service_pb2_grpc as spaces_grpc
+from mnemocore.server import Host, LocalChannel, Service
 from mnemocore.status import DETAILS_HEADER, to_status
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
+
+    from mnemocore.policy import MethodInfo
 
 Context = Any  # the generated bases name a context of their own
 
@@ -439,6 +444,18 @@ class TestServer:
     book: Book
     memory: MemoryDesk
     events: EventDesk
+    services: tuple[Service, ...]
+
+    def local_channel(self) -> LocalChannel:
+        """A channel to the same servicers without a socket, behind the stages every service has."""
+        return Host("test", self.services, authenticator=_Anybody()).channel()
+
+
+class _Anybody:
+    """Lets everybody in, for everything."""
+
+    async def authenticate(self, metadata: Mapping[str, str], method: MethodInfo, peer: str) -> Identity:
+        return Identity(Tenant("default"), "anybody", frozenset({method.scope}))
 
 
 @asynccontextmanager
@@ -446,15 +463,27 @@ async def running_server(address: str = "127.0.0.1:0", book: Book | None = None)
     desk, book = Desk(), book or Book()
     server = grpc.aio.server()
     memory_desk, event_desk = MemoryDesk(desk, book), EventDesk(desk)
-    memory_grpc.add_MemoryServiceServicer_to_server(memory_desk, server)
-    spaces_grpc.add_SpaceServiceServicer_to_server(SpaceDesk(desk, book), server)
-    cognition_grpc.add_CognitionServiceServicer_to_server(CognitionDesk(desk), server)
-    gateway_grpc.add_GatewayServiceServicer_to_server(GatewayDesk(desk), server)
-    events_grpc.add_EventServiceServicer_to_server(event_desk, server)
+    services = (
+        Service(memory_desk, memory_grpc.add_MemoryServiceServicer_to_server, "mnemocore.memory.v1.MemoryService"),
+        Service(
+            SpaceDesk(desk, book), spaces_grpc.add_SpaceServiceServicer_to_server, "mnemocore.memory.v1.SpaceService"
+        ),
+        Service(
+            CognitionDesk(desk),
+            cognition_grpc.add_CognitionServiceServicer_to_server,
+            "mnemocore.cognitive.v1.CognitionService",
+        ),
+        Service(
+            GatewayDesk(desk), gateway_grpc.add_GatewayServiceServicer_to_server, "mnemocore.gateway.v1.GatewayService"
+        ),
+        Service(event_desk, events_grpc.add_EventServiceServicer_to_server, "mnemocore.events.v1.EventService"),
+    )
+    for service in services:
+        service.add(service.servicer, server)
     port = server.add_insecure_port(address)
     await server.start()
     try:
         target = address if address.startswith("unix:") else f"127.0.0.1:{port}"
-        yield TestServer(server, target, desk, book, memory_desk, event_desk)
+        yield TestServer(server, target, desk, book, memory_desk, event_desk, services)
     finally:
         await server.stop(None)

@@ -6,7 +6,6 @@ import itertools
 import os
 import stat
 import sys
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -53,7 +52,7 @@ class File:
         """What the file holds, in order. What makes the rest unreadable is the last record."""
         place = Place(self.name, 0)
         try:
-            with nullcontext(sys.stdin.buffer) if self.path is None else self.path.open("rb") as stream:
+            with _open_stdin() if self.path is None else self.path.open("rb") as stream:
                 yield from self._read(stream)
         except SourceError as error:
             yield error.place, error
@@ -125,6 +124,11 @@ def _name(path: Path) -> str:
     working = Path.cwd()
     name = whole.relative_to(working) if whole.is_relative_to(working) else whole
     return os.fsencode(name.as_posix()).decode(errors="replace")
+
+
+def _open_stdin() -> BinaryIO:
+    """Standard input with a buffer of its own: Python cannot end while a thread waits in the one of `sys.stdin`."""
+    return open(sys.stdin.fileno(), "rb", closefd=False)
 
 
 def _read_jsonl(lines: Iterator[Line], name: str) -> Iterator[Record]:

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import itertools
 import signal
-import threading
 import time
-from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
+from mnemo_cli.read_ahead import ReadAhead
 from mnemo_cli.sources.record import SourceError
 from mnemo_cli.stable_ids import StableIds
 from mnemocore.errors import MemoryExistsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Coroutine, Iterator, Sequence
 
     from mnemo_cli.files import File
     from mnemo_cli.sources.record import Item, Record
     from mnemocore.client import Connection, MemoryInput, Space
 
-T = TypeVar("T")
-
-CHUNK: Final = 4096
-"""Memories that are read while as many others are sent."""
+READ_AHEAD: Final = 2048
+"""Memories that are read at most while others are sent."""
 
 PROBLEMS_LISTED: Final = 10
 
@@ -110,14 +106,12 @@ class Run:
         """Send everything. Raises the error that ends it; `outcome` tells what was kept before."""
         started = time.monotonic()
         space = mnemo.space(self._plan.space)
-        records = self._plan.records()
-        reading = _in_thread(lambda: _chunk(records))
         try:
-            while chunk := await self._unless_stopped(reading):
-                reading = _in_thread(lambda: _chunk(records))
-                await self._send_chunk(space, self._good(chunk))
-                if self._must_end():
-                    return
+            async with ReadAhead(self._plan.records(), READ_AHEAD) as reading:
+                while records := await self._unless_stopped(reading.take()):
+                    await self._send_records(space, self._good(records))
+                    if self._must_end():
+                        return
         finally:
             self.outcome.seconds = time.monotonic() - started
 
@@ -135,10 +129,10 @@ class Run:
     def _must_end(self) -> bool:
         return self._stopped.is_set() or bool(self.outcome.refused and not self._plan.skip_broken)
 
-    def _good(self, chunk: list[Record]) -> list[Item]:
-        """The memories of a chunk, up to the first broken record unless those are skipped."""
+    def _good(self, records: list[Record]) -> list[Item]:
+        """The memories among `records`, up to the first broken record unless those are skipped."""
         good: list[Item] = []
-        for place, found in chunk:
+        for place, found in records:
             if not isinstance(found, SourceError):
                 good.append((place, found))
                 continue
@@ -147,7 +141,7 @@ class Run:
                 break
         return good
 
-    async def _send_chunk(self, space: Space, items: list[Item]) -> None:
+    async def _send_records(self, space: Space, items: list[Item]) -> None:
         places = [place for place, _ in items]
         kept = self.outcome.kept
 
@@ -169,16 +163,16 @@ class Run:
             else:
                 self.outcome.refuse(f"{places[refused.index]}: {refused.error}")
 
-    async def _unless_stopped(self, reading: asyncio.Future[list[Record]]) -> list[Record]:
+    async def _unless_stopped(self, taking: Coroutine[Any, Any, list[Record]]) -> list[Record]:
         """What was read; nothing once the run is stopped."""
+        taken = asyncio.create_task(taking)
         stopped = asyncio.create_task(self._stopped.wait())
-        waited_for: list[asyncio.Future[Any]] = [reading, stopped]
-        await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
-        if self._stopped.is_set():
-            reading.cancel()
-            return []
+        await asyncio.wait([cast("asyncio.Task[Any]", taken), stopped], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
-        return reading.result()
+        if self._stopped.is_set():
+            taken.cancel()
+            return []
+        return taken.result()
 
 
 async def send_until_interrupted(run: Run, mnemo: Connection) -> None:
@@ -194,22 +188,3 @@ async def send_until_interrupted(run: Run, mnemo: Connection) -> None:
         await run.send(mnemo)
     finally:
         loop.remove_signal_handler(signal.SIGINT)
-
-
-def _chunk(records: Iterable[Record]) -> list[Record]:
-    return list(itertools.islice(records, CHUNK))
-
-
-def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
-    """The result of `work`, done in a thread that does not outlive the process: it may wait for standard input."""
-    result: Future[T] = Future()
-    result.set_running_or_notify_cancel()
-
-    def thread() -> None:
-        try:
-            result.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - whoever awaits the result goes on with it
-            result.set_exception(error)
-
-    threading.Thread(target=thread, name="mnemo-reader", daemon=True).start()
-    return asyncio.wrap_future(result)

@@ -143,5 +143,5 @@ async def _with_existing_spaces(mnemo: Connection, error: SpaceNotFoundError) ->
         if len(names) > SPACES_NAMED:
             names[-1] = "..."
             break
-    known = f"there are {', '.join(names)}" if names else "there is no space yet"
+    known = f"existing: {', '.join(names)}" if names else "there is no space yet"
     return SpaceNotFoundError(f"{error}; {known}", space=error.metadata.get("space", ""))

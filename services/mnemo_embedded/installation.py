@@ -25,7 +25,7 @@ from mnemocore.server import Host, InternalAuthenticator
 from mnemocore.server.main import Streaming
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import Self

@@ -23,6 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mnemo_embedded.admin_key import read_or_make_admin_key
 from mnemo_embedded.serve import until_signal
+from mnemocore import telemetry
 from mnemocore.errors import PeerUnavailableError
 from mnemocore.postgres import DataDirectory, EmbeddedPostgres
 
@@ -94,7 +95,8 @@ class Processes:
             await child.start()
             self._stack.push_async_callback(child.stop)
         for service in services:
-            await _until_ready(service, self.address if service == "gateway" else f"unix:{sockets / service}")
+            address = self.address if service == "gateway" else f"unix:{sockets / service}"
+            await _until_ready(self._children[service], address)
 
     def _socket_folder(self) -> Path:
         folder = self.directory / "sockets"
@@ -113,7 +115,7 @@ class Processes:
             environment |= {
                 prefix + "INTERNAL_TOKEN": token,
                 prefix + "LISTEN": f"unix:{sockets / service}",
-                prefix + "LOG_LEVEL": self._log_level,
+                prefix + "LOG_LEVEL": self._log_level.upper(),
                 prefix + "LOG_FORMAT": self._log_format,
             }
             for other in SERVICES:
@@ -130,7 +132,9 @@ class _Child:
     """One service as a child process, started again when it dies."""
 
     def __init__(self, service: str, environment: Mapping[str, str]) -> None:
-        self._service = service
+        self.restarts = 0
+        """How often it was started again."""
+        self.service = service
         self._environment = dict(environment)
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -144,7 +148,7 @@ class _Child:
     async def start(self) -> None:
         """Start the process and keep it running."""
         self._process = await self._spawn()
-        self._keeper = asyncio.create_task(self._keep(), name=f"keep {self._service}")
+        self._keeper = asyncio.create_task(self._keep(), name=f"keep {self.service}")
 
     async def stop(self) -> None:
         """Ask the process to drain, and wait for its end; kill it if it does not come."""
@@ -158,7 +162,7 @@ class _Child:
         try:
             await asyncio.wait_for(process.wait(), STOP_SECONDS)
         except TimeoutError:
-            _log.error("%s did not stop within %d s and is killed", self._service, STOP_SECONDS)
+            _log.error("%s did not stop within %d s and is killed", self.service, STOP_SECONDS)
             process.kill()
             await process.wait()
 
@@ -167,7 +171,7 @@ class _Child:
             sys.executable,
             "-m",
             "mnemo_embedded.child",
-            f"mnemo_{self._service}",
+            f"mnemo_{self.service}",
             stdin=asyncio.subprocess.PIPE,
             env=self._environment,
             start_new_session=True,
@@ -181,30 +185,33 @@ class _Child:
             started = loop.time()
             code = await self._process.wait()
             pause = 0.1 if loop.time() - started > _HEALTHY_AFTER else min(_LONGEST_PAUSE, 2 * pause)
-            _log.error("%s ended with code %d; starting it again in %.1f s", self._service, code, pause)
+            _log.error("%s ended with code %d; starting it again in %.1f s", self.service, code, pause)
             await asyncio.sleep(pause)
             self._process = await self._spawn()
+            self.restarts += 1
 
 
 async def up(data_dir: Path, listen: str, *, log_level: str, log_format: str, on_ready: Callable[[str], None]) -> None:
     """Run the processes until SIGINT or SIGTERM. Raises DataDirectoryError, PeerUnavailableError."""
+    telemetry.configure("mnemo-up", log_format="json" if log_format == "json" else "text", log_level=log_level)
     async with until_signal() as stopped, Processes(data_dir, listen, log_level=log_level, log_format=log_format) as it:
         on_ready(it.address)
         await stopped.wait()
 
 
-async def _until_ready(service: str, address: str) -> None:
-    """Return when a service answers its health check with SERVING."""
+async def _until_ready(child: _Child, address: str) -> None:
+    """Return when a service answers its health check with SERVING. Raises PeerUnavailableError if it does not come."""
     async with grpc.aio.insecure_channel(address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             async with asyncio.timeout(START_SECONDS):
-                while not await _serves(stub):  # noqa: ASYNC110  (another process becomes ready: it can only be asked)
+                while not await _serves(stub):
+                    if child.restarts:
+                        raise PeerUnavailableError(f"{child.service} does not start; see its log", target=address)
                     await asyncio.sleep(0.02)
         except TimeoutError:
-            raise PeerUnavailableError(
-                f"{service} did not become ready within {START_SECONDS:.0f} s; its log is above", target=address
-            ) from None
+            text = f"{child.service} did not become ready within {START_SECONDS:.0f} s; see its log"
+            raise PeerUnavailableError(text, target=address) from None
 
 
 async def _serves(stub: health_pb2_grpc.HealthStub) -> bool:

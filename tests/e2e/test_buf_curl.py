@@ -18,7 +18,7 @@ SECONDS = 30
 
 
 class Served(Protocol):
-    """A server under test."""
+    """A running server that lets callers on this machine in without a key."""
 
     address: str
 

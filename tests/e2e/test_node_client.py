@@ -25,7 +25,7 @@ SECONDS = 90
 
 
 class Served(Protocol):
-    """A server under test."""
+    """A running server that lets callers on this machine in without a key."""
 
     address: str
 
@@ -88,5 +88,5 @@ def test_node_remembers_recalls_and_understands_errors(project: Path, served: Se
     assert printed["hits"][0]["name"] == printed["stored"][0]
     error = printed["error"]
     assert (error["code"], error["reason"], error["domain"]) == ("NOT_FOUND", "SPACE_NOT_FOUND", "mnemocore.dev")
-    assert error["metadata"] == {"space": "nowhere"}
+    assert error["metadata"] == {"space": "spaces/nowhere"}
     assert "nowhere" in error["message"]

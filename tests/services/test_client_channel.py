@@ -11,8 +11,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+from tests.client_server import TestServer, running_server
 
-from client_server import TestServer, running_server
 from mnemocore import calls
 from mnemocore.client import (
     BreakerRule,
@@ -464,7 +464,12 @@ async def test_unary_stream_and_stream_unary() -> None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "three")
 
     async def total(requests: AsyncIterator[bytes], context: Any) -> bytes:
-        return str(sum([int(request) async for request in requests])).encode()
+        numbers = []
+        async for request in requests:
+            if request == b"0":
+                await context.abort(grpc.StatusCode.NOT_FOUND, "zero")
+            numbers.append(int(request))
+        return str(sum(numbers)).encode()
 
     handlers = grpc.method_handlers_generic_handler(
         "test.v1.Shapes",
@@ -488,6 +493,12 @@ async def test_unary_stream_and_stream_unary() -> None:
             assert await adding == b"3"
             summing: Any = channel.stream_unary("/test.v1.Shapes/Total")(iter([b"4", b"5"]))
             assert await summing == b"9"
+            refused: Any = channel.stream_unary("/test.v1.Shapes/Total")()
+            await refused.write(b"0")
+            with pytest.raises(MnemoError, match="NOT_FOUND"):
+                await refused
+            with pytest.raises(MnemoError, match="NOT_FOUND"):
+                await refused.write(b"1")
     finally:
         await server.stop(None)
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from tests.client_server import Book, TestServer, running_server
 
 import mnemocore
-from client_server import Book, TestServer, running_server
 from mnemocore import MemoryInput, client, connect
 from mnemocore.client import JobState, MemoryFilter, MemoryKind, Space
 from mnemocore.errors import (
@@ -32,8 +32,9 @@ from mnemocore.errors import (
     SpaceNotFoundError,
     StoreUnavailableError,
 )
-from mnemocore.memory.v1 import memory_service_pb2
+from mnemocore.memory.v1 import memory_service_pb2, space_service_pb2
 from mnemocore.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
+from mnemocore.memory.v1.space_service_pb2_grpc import SpaceServiceStub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -404,29 +405,63 @@ def _set_event() -> asyncio.Event:
     return event
 
 
+@pytest.mark.parametrize("inside", [True, False], ids=["in this process", "served by another process"])
 async def test_embedded_finds_its_server_by_name(
-    server: TestServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: TestServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: bool
 ) -> None:
     module = type(sys)("mnemo_embedded")
     opened: list[tuple[str, Path]] = []
 
     @dataclasses.dataclass
     class Embedded:
-        channel: grpc.aio.Channel
+        channel: grpc.aio.Channel | None
         target: str
+        api_key: str
 
     @asynccontextmanager
     async def open_embedded(directory: Path) -> AsyncIterator[Embedded]:
         opened.append(("open", directory))
-        async with grpc.aio.insecure_channel(server.target) as channel:
-            yield Embedded(channel, f"embedded:{directory}")
+        async with server.local_channel() as channel:
+            yield Embedded(channel if inside else None, server.target, "owner")
         opened.append(("closed", directory))
 
     module.open_embedded = open_embedded  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "mnemo_embedded", module)
     async with connect(f"embedded:{tmp_path}") as mnemo:
-        await mnemo.space("a").remember("x")
+        space = mnemo.space("a")
+        kept = await space.remember("x", metadata={"n": 1})
+        server.memory.break_streams.extend([2, 0])
+        result = await space.remember_many((MemoryInput(content=f"memory {n}") for n in range(100)), batch_size=10)
+        assert len(set(result.ids)) == len(server.book.spaces["spaces/a"]) - 1 == 100
+        assert (await space.get(kept.id)).metadata == {"n": 1}
+        server.desk.script["RecallMemories"].append(grpc.StatusCode.UNAVAILABLE)
+        assert len(await space.recall("x", limit=3)) == 3
+        server.desk.script["RecallMemories"].append(SpaceNotFoundError(space="a"))
+        with pytest.raises(SpaceNotFoundError):
+            await space.recall("x")
+        with pytest.raises(PermissionDeniedError):
+            server.desk.script["IngestMemories"].append(PermissionDeniedError(scope="memory:write"))
+            await space.remember_many([MemoryInput(content="x")])
+        server.desk.always["GetSpace"] = asyncio.Event()
+        stub = mnemo.stub(SpaceServiceStub)
+        with pytest.raises(DeadlineExceededError):
+            await stub.GetSpace(space_service_pb2.GetSpaceRequest(name="spaces/a"), timeout=0.05)
+        assert server.desk.cancelled.is_set()
+        assert len([event async for event in mnemo.events()]) == 25
     assert opened == [("open", tmp_path), ("closed", tmp_path)]
+    assert all(seen.metadata["authorization"] == "Bearer owner" for seen in server.desk.seen)
+    assert all(seen.time_remaining is not None for seen in server.desk.calls("CreateMemory"))
+
+
+async def test_an_error_of_the_progress_callback_is_the_callers(server: TestServer, mnemo: Connection) -> None:
+    def refuse(done: int) -> None:
+        raise StoreUnavailableError(f"after {done}")
+
+    with pytest.raises(StoreUnavailableError, match="after 10"):
+        await mnemo.space("a").remember_many(
+            (MemoryInput(content="x") for _ in range(100)), batch_size=10, on_progress=refuse
+        )
+    assert server.memory.streams == 2  # the first one found no space
 
 
 def test_remember_takes_what_a_memory_input_has() -> None:

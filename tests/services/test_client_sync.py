@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.client_server import TestServer, running_server
 
-from client_server import TestServer, running_server
 from mnemocore import MemoryInput, client, sync
 from mnemocore.client import Connection, Space
 from mnemocore.errors import (

@@ -174,7 +174,7 @@ def test_where_a_document_is_broken_is_named_after_what_is_good(text: str, good:
 
 
 def test_what_is_not_utf8_is_named_with_its_offset() -> None:
-    with pytest.raises(SourceError, match="chat.json: not UTF-8: byte 0xff at offset 11"):
+    with pytest.raises(SourceError, match=r"chat\.json: not UTF-8: byte 0xff at offset 11"):
         list(chat.read_document(io.BytesIO(b'[{"text": "\xff"}]'), "chat.json"))
 
 

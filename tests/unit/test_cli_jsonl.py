@@ -86,6 +86,7 @@ def test_a_broken_line_says_nothing_of_the_others() -> None:
         ("{}", "the field 'content' is missing"),
         ('{"content": null}', "the field 'content' is missing"),
         ('{"content": ""}', "content = '': allowed is a text that is not empty"),
+        ('{"content": "' + "ä" * 51_201 + '"}', "content has 102402 bytes; allowed are at most 102400"),
         ('{"content": 7}', "content = 7: allowed is a text that is not empty"),
         ('{"content": "x", "text": 1}', f"unknown field 'text'; allowed are {', '.join(FIELDS)}"),
         ('{"content": "x", "id": "7"}', "id = '7': allowed is a UUID"),

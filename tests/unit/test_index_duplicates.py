@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from index_space import created, document, filled, memory_id, removed, space
+from tests.index_space import created, document, filled, memory_id, removed, space
 from mnemo_index.domain.duplicates import near_duplicates
 
 

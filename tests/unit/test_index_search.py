@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from index_space import START, STEMS, created, document, encoder, filled, found, memory_id, removed, restored, space
+from tests.index_space import START, STEMS, created, document, encoder, filled, found, memory_id, removed, restored, space
 from mnemo_index.domain.documents import Change, ChangeType, Filter
 from mnemo_index.domain.space_index import SpaceIndex
 from mnemo_index.storage.hamming_scan import hamming_distances
@@ -255,6 +256,14 @@ def test_a_failing_encoder_applies_nothing() -> None:
     assert (index.applied_revision, index.size) == (0, 0)
     index.apply([created(1, document(1, "tea"))])
     assert found(index, "tea") == [1]
+
+
+def test_a_document_that_cannot_be_read_applies_nothing() -> None:
+    index = filled("green tea")
+    wrong = replace(document(2, "chess"), occurred_at=START.replace(tzinfo=None))
+    with pytest.raises(TypeError):
+        index.apply([removed(2, 1), created(3, wrong)])
+    assert (index.applied_revision, found(index, "tea")) == (1, [1])
 
 
 def test_a_change_that_brings_a_memory_has_its_document() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -23,6 +22,7 @@ from mnemocore.client.retries import RetryBudget, retry_after_failure, worth_ret
 from mnemocore.client.streams import StreamCall, UploadCall
 from mnemocore.clock import Clock, SystemClock
 from mnemocore.errors import DeadlineExceededError, MnemoError, UnavailableError
+from mnemocore.ids import new_uuid
 from mnemocore.telemetry import counter, histogram
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class ResilientChannel(grpc.aio.Channel):
     def headers(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> list[tuple[str, str | bytes]]:
         """The headers of one call; what the caller gives in `metadata` wins over what the channel would send."""
         headers: list[tuple[str, str | bytes]] = [
-            (calls.REQUEST_ID_HEADER, calls.request_id.get() or str(uuid.uuid4())),
+            (calls.REQUEST_ID_HEADER, calls.request_id.get() or new_uuid(self.clock.now())),
             *self._credentials.metadata(),
         ]
         carrier: dict[str, str] = {}

@@ -158,8 +158,15 @@ class Ingestion:
                 self._refused(index, from_status(result.error))
             else:
                 self._result.ids.append(last_part(result.name))
-        if self._on_progress is not None:
+        self._report_progress()
+
+    def _report_progress(self) -> None:
+        if self._on_progress is None:
+            return
+        try:
             self._on_progress(len(self._result.ids) + len(self._result.errors))
+        except Exception as error:  # noqa: BLE001 - of the caller: what was sent is brought home before it is raised
+            self._failure = self._failure or error
 
     def _refused(self, index: int, error: MnemoError) -> None:
         if self._on_error == "collect":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import uuid
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mnemocore.client.freshness import Freshness
@@ -11,6 +10,7 @@ from mnemocore.cognitive.v1.cognition_service_pb2_grpc import CognitionServiceSt
 from mnemocore.errors import SpaceExistsError
 from mnemocore.events.v1.event_service_pb2_grpc import EventServiceStub
 from mnemocore.gateway.v1.gateway_service_pb2_grpc import GatewayServiceStub
+from mnemocore.ids import new_uuid
 from mnemocore.memory.v1 import space_service_pb2
 from mnemocore.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
 from mnemocore.memory.v1.space_service_pb2_grpc import SpaceServiceStub
@@ -53,7 +53,7 @@ class Services:
 
     def request_id(self) -> str:
         """A new name for a write, under which it may be sent more than once."""
-        return str(uuid.uuid4())
+        return new_uuid(self.clock.now())
 
     async def call(self, method: UnaryMethod[Req, Res], request: Req) -> Res:
         """The response to `request`."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mnemocore.client import convert, values
 from mnemocore.client.ingest import Ingestion, OnError
 from mnemocore.cognitive.v1 import cognition_service_pb2
+from mnemocore.common.v1.resources_pb2 import Consistency
 from mnemocore.errors import SpaceNotFoundError
 from mnemocore.memory.v1 import memory_service_pb2, space_service_pb2
 
@@ -100,10 +101,12 @@ class Space:
         limit: int = 10,
         filter: values.MemoryFilter | None = None,
         profile: values.RecallProfile | str = values.RecallProfile.BALANCED,
+        fully_consistent: bool = False,
     ) -> values.RecallHits:
         """The active memories that answer `query`, best first, at most `limit`.
 
-        Raises IndexLaggingError if the index does not catch up with this connection's own writes in time.
+        Finds what this connection has written before; with `fully_consistent` what anybody has. Raises
+        IndexLaggingError if the index does not catch up with that in time.
         """
         request = memory_service_pb2.RecallMemoriesRequest(
             parent=self._name,
@@ -111,7 +114,7 @@ class Space:
             limit=limit,
             filter=convert.filter_to_wire(filter) if filter is not None else None,
             profile=convert.enum_to_wire(values.RecallProfile, profile, "profile"),
-            consistency=self._freshness.requirement(),
+            consistency=Consistency(fully_consistent=True) if fully_consistent else self._freshness.requirement(),
         )
         answered = self._freshness.answered
         response = await self._services.call(self._services.memory.RecallMemories, request)

@@ -7,7 +7,7 @@ failure. A call that is cancelled or dropped before gives the permit back.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import grpc
 
@@ -47,7 +47,7 @@ class RunningCall(Generic[Req]):
         except asyncio.InvalidStateError:
             if not self.done():
                 raise
-            await self._guarded(self._inner.read())  # raises why the call ended
+            await self._guarded(self._final_answer())  # raises why the call ended
             raise self._ended() from None
 
     async def done_writing(self) -> None:
@@ -66,6 +66,10 @@ class RunningCall(Generic[Req]):
     def cancelled(self) -> bool:
         """Whether the call was ended by `cancel`."""
         return bool(self._inner.cancelled())
+
+    def _final_answer(self) -> Awaitable[Any]:
+        """What the ended call answers from now on, or raises."""
+        return cast("Awaitable[Any]", self._inner.read())
 
     def _ended(self) -> PeerUnavailableError:
         return PeerUnavailableError(f"{self._policy.target} ended the stream", target=self._policy.target)
@@ -121,6 +125,9 @@ class UploadCall(RunningCall[Req], Generic[Req, Res]):
 
     def __await__(self) -> Generator[Any, None, Res]:
         return self._response().__await__()
+
+    def _final_answer(self) -> Awaitable[Any]:
+        return cast("Awaitable[Any]", self._inner)
 
     async def _response(self) -> Res:
         response: Res = await self._guarded(self._inner)

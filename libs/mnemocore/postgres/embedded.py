@@ -108,22 +108,29 @@ class EmbeddedPostgres:
         """Create the cluster if there is none, and return when the server accepts connections.
 
         Waits for a server that a killed owner left behind, and for recovery after a crash (up to 120 s while the server
-        lives). Raises DataDirectoryError that says why the server cannot run.
+        lives). Raises DataDirectoryError that says why the server cannot run. When cancelled, no server is left.
         """
-        await asyncio.to_thread(self._start)
+        self._stopping.clear()
+        work = asyncio.ensure_future(asyncio.to_thread(self._start))
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            self._stopping.set()
+            await asyncio.wait([work])
+            await self.stop()
+            raise
 
     async def stop(self) -> None:
         """End the sessions, write everything out, and return when the server is gone. A second stop does nothing."""
         await asyncio.to_thread(self._stop)
 
     def _start(self) -> None:
-        self._stopping.clear()
         self._account = Account.for_server()
         try:
             self._prepare(self._account)
             self._launch()
-        except (OSError, subprocess.SubprocessError) as error:
-            raise self._unusable(f"cannot be prepared for PostgreSQL: {error}") from error
+        except OSError as error:
+            raise self._unusable(f"cannot be prepared for PostgreSQL: {error.strerror} ({error.filename})") from error
         self._supervisor = threading.Thread(target=self._supervise, name="mnemo-postgres", daemon=True)
         self._supervisor.start()
 
@@ -139,6 +146,8 @@ class EmbeddedPostgres:
             _end_processes(_server_processes(self._directory))
             self._supervisor.join()
         self._supervisor = None
+        if self._socket_folder != self._directory:
+            shutil.rmtree(self._socket_folder, ignore_errors=True)
 
     def _prepare(self, account: Account) -> None:
         self._directory.parent.mkdir(parents=True, exist_ok=True)
@@ -147,6 +156,7 @@ class EmbeddedPostgres:
         if (self._directory / "PG_VERSION").exists():
             self._check_version()
             self._clear_leftovers()
+            self._bound_log()
         else:
             self._create_cluster(account)
         self._socket_folder = self._choose_socket_folder(account)
@@ -225,7 +235,7 @@ class EmbeddedPostgres:
             )
         give_up = time.monotonic() + _START_LIMIT
         while not self._is_ready():
-            if self._keeper.poll() is not None or time.monotonic() > give_up:
+            if self._keeper.poll() is not None or time.monotonic() > give_up or self._stopping.is_set():
                 self._close_pipe()
                 self._keeper.wait()
                 tail = _last_lines(self._log_file.read_bytes()[log_start:].decode(errors="replace"))
@@ -273,7 +283,7 @@ class EmbeddedPostgres:
             self._keeper.stdin.close()
 
     def _bound_log(self) -> None:
-        if self._log_file.stat().st_size > _MAX_LOG_BYTES:
+        if self._log_file.exists() and self._log_file.stat().st_size > _MAX_LOG_BYTES:
             shutil.copyfile(self._log_file, self._log_file.with_suffix(".log.1"))
             os.truncate(self._log_file, 0)
 

@@ -39,6 +39,10 @@ class TestPostgres:
         asyncio.run(self._server.stop())
         shutil.rmtree(self._folder)
 
+    def url_for(self, name: str) -> str:
+        """The URL of a database by its name."""
+        return self._server.url_for(name)
+
     async def create(self, prepare: Callable[[Database], Awaitable[None]] | None = None) -> str:
         """The URL of a new database, a copy of the one that `prepare` (such as a migration) made; empty without."""
         template = await self._template(prepare) if prepare else "template1"

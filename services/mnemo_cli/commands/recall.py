@@ -39,6 +39,7 @@ _INDENT: Final = "    "
 @click.option("--session", "sessions", multiple=True, help="Only this session; repeat it for any of several.")
 @click.option("--from", "occurred_from", type=moments.time, metavar="TIME", help="Happened at or after this time.")
 @click.option("--to", "occurred_to", type=moments.time, metavar="TIME", help="Happened before this time.")
+@click.option("--no-wait", is_flag=True, help="Answer at once, though newly written memories may not be found yet.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with everything.")
 @click.option("--explain", is_flag=True, help="Show what each score is made of.")
 @click.option("--full", is_flag=True, help="Show memories in full length.")
@@ -53,12 +54,13 @@ def recall(
     sessions: tuple[str, ...],
     occurred_from: datetime | None,
     occurred_to: datetime | None,
+    no_wait: bool,
     as_json: bool,
     explain: bool,
     full: bool,
     target: Target,
 ) -> None:
-    """Find the memories that answer QUERY, best first."""
+    """Find the memories that answer QUERY, best first, among all that were kept before."""
     from mnemocore.client import MemoryFilter
 
     chosen = MemoryFilter(
@@ -66,7 +68,9 @@ def recall(
     )
 
     async def ask(mnemo: Connection) -> RecallHits:
-        return await mnemo.space(space).recall(query, limit=limit, filter=chosen, profile=profile)
+        return await mnemo.space(space).recall(
+            query, limit=limit, filter=chosen, profile=profile, fully_consistent=not no_wait
+        )
 
     hits = target.run(ask)
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -21,7 +22,7 @@ DEFAULT_LISTEN: Final = "127.0.0.1:7400"
 def _server_options(command: Callable[..., T]) -> Callable[..., T]:
     @click.option(
         "--data-dir",
-        type=click.Path(file_okay=False, path_type=Path),
+        type=click.Path(path_type=Path),
         default=DEFAULT_DATA_DIR,
         envvar="MNEMO_DATA_DIR",
         show_default=True,
@@ -83,6 +84,7 @@ def up(data_dir: Path, listen: str, log_level: str, log_format: str) -> None:
 
     Ctrl-C ends them all: calls that are under way are finished, then the database is closed.
     """
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")  # children run programs of their own
     from mnemo_embedded.processes import up as run_processes
 
     announce = _announcer(data_dir, "MnemoCore (five processes)")

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+MAX_CONTENT_BYTES: Final = 102_400
+"""Bytes of UTF-8 that a memory holds; what is longer is refused here, before it takes up room."""
+
+
 def memory_from_fields(fields: dict[str, Any]) -> MemoryInput:
     """The memory that `fields` describe; null is the same as leaving a field out.
 
@@ -44,6 +48,9 @@ def parse_time(name: str, value: object) -> datetime:
 def _content(name: str, value: object) -> str:
     if not isinstance(value, str) or not value:
         raise _wrong(name, value, "a text that is not empty")
+    size = len(value.encode(errors="surrogatepass"))
+    if size > MAX_CONTENT_BYTES:
+        raise ValueError(f"{name} has {size} bytes; allowed are at most {MAX_CONTENT_BYTES}")
     return value
 
 

@@ -86,10 +86,11 @@ class _Window:
             try:
                 _, end = self._decode_json(self._text, self._position)
             except ValueError as error:
+                broken = self._broken(error)
                 if len(self._text) - self._position > MAX_ELEMENT:
                     raise self.error(f"an object of more than {MAX_ELEMENT} characters") from None
                 if not self._read(max(_CHUNK, len(self._text) - self._position)):
-                    raise self._broken(error) from None
+                    raise broken from None
             else:
                 break
         value = self._parsed(self._text[self._position : end])

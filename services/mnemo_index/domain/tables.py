@@ -40,19 +40,29 @@ _COLUMNS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A document made ready to be added: its fingerprint, terms and guard."""
+    """A document made ready: whatever can fail or takes time has been done before the tables are touched."""
 
     document: Document
     revision: int
     digest: int
+    statement: int
+    occurred: int
+    marks: tuple[int, ...]
     terms: list[str]
-    guard: str
 
 
 def prepare(document: Document, revision: int, stems: Stems) -> Row:
     """The row of `document` after `revision`."""
     found = words(document.content)
-    return Row(document, revision, digest(document), stems.terms(found), guard(found))
+    return Row(
+        document,
+        revision,
+        digest(document),
+        fingerprint(document.kind, document.actor, guard(found)),
+        microseconds(document.occurred_at),
+        tuple(marks(document.tags, document.metadata)),
+        stems.terms(found),
+    )
 
 
 class Tables:
@@ -125,7 +135,7 @@ class Tables:
         for name, dtype in _COLUMNS.items():
             self.columns[name].extend(np.array(values[name], dtype=dtype))
         self.neighbours.extend(values["sessions"], [row.document.ordinal for row in rows])
-        found = [(mark, number) for number, row in enumerate(rows, first) for mark in _marks(row.document)]
+        found = [(mark, number) for number, row in enumerate(rows, first) for mark in row.marks]
         self._marks.extend(np.array([mark for mark, _ in found], dtype=np.int64))
         self._mark_rows.extend(np.array([number for _, number in found], dtype=np.int32))
 
@@ -221,8 +231,8 @@ class Tables:
         self.row_of[document.memory_id] = number
         values["revisions"].append(row.revision)
         values["digests"].append(row.digest)
-        values["statements"].append(fingerprint(document.kind, document.actor, row.guard))
-        values["occurred"].append(microseconds(document.occurred_at))
+        values["statements"].append(row.statement)
+        values["occurred"].append(row.occurred)
         values["kinds"].append(self.kinds.code(document.kind))
         values["actors"].append(self._actor(document.actor))
         values["sessions"].append(session)
@@ -266,7 +276,3 @@ def _renumbered(names: list[str], codes: NDArray[np.int32]) -> tuple[list[str], 
     places = np.full(len(names) + 1, -1, dtype=np.int32)  # the last one is for code -1
     places[used] = np.arange(len(used), dtype=np.int32)
     return [names[code] for code in used.tolist()], places[codes]
-
-
-def _marks(document: Document) -> list[int]:
-    return list(marks(document.tags, document.metadata))

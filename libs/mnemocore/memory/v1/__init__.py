@@ -1,0 +1,1 @@
+"""Generated stubs of the proto package `mnemocore.memory.v1`."""
