@@ -1,7 +1,7 @@
 """Speed of the main job: ingestion and recall through the public client over gRPC, against baselines of the same run.
 
-Baselines: an empty gRPC call to the same server (GetCapabilities is not empty, so the health check is used), and cosine
-+ BM25 over the same texts in one process without any server or storage.
+The server is `mnemo serve` in a process of its own. Baselines: the smallest gRPC call to the same server (its health
+check), and cosine + BM25 over the same texts in this process, without any server or storage.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import argparse
 import asyncio
 import json
 import random
+import signal
 import sys
 import tempfile
 import time
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -22,12 +24,12 @@ import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks.baselines import InProcess
-from mnemo_embedded import Installation
 from mnemo_index.storage.wordllama_encoder import WordLlamaEncoder
 from mnemocore import MemoryInput, Space, connect
+from mnemocore.postgres import DataDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 QUERIES: Final = 400
 ECHOES: Final = 1000
@@ -142,6 +144,24 @@ def questions(count: int, seed: int) -> list[str]:
     ]
 
 
+@asynccontextmanager
+async def served(directory: Path) -> AsyncIterator[str]:
+    """The address of a `mnemo serve` of its own on an empty directory; ended with SIGINT."""
+    command = [sys.executable, "-m", "mnemo_cli", "serve", "--data-dir", str(directory), "--listen", "127.0.0.1:0"]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
+    try:
+        async with asyncio.timeout(60):
+            while not (found := DataDirectory.served_by(directory)) or not found.address:
+                if process.returncode is not None:
+                    raise SystemExit(f"mnemo serve ended with code {process.returncode}")
+                await asyncio.sleep(0.05)
+        yield found.address
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGINT)
+        await process.wait()
+
+
 async def timed(calls: Sequence[Callable[[], Awaitable[object]]]) -> Times:
     """The duration of each call, made one after the other."""
     values = []
@@ -180,17 +200,15 @@ async def run(count: int, seed: int) -> dict[str, float]:
     """Measure; prints a table and returns its figures."""
     texts, asked = sentences(count, seed), questions(QUERIES, seed + 1)
     with tempfile.TemporaryDirectory(prefix="mnemo-bench-") as data:
-        async with (
-            Installation(Path(data), listen="127.0.0.1:0") as installation,
-            connect(installation.address) as mnemo,
-        ):
+        async with served(Path(data)) as address, connect(address) as mnemo:
             space = mnemo.space("bench")
             await mnemo.create_space("bench")
+            await space.remember("warm up")
             acknowledged, searchable = await ingest(space, texts)
             await space.recall(asked[0])
             recall = await timed([lambda query=query: space.recall(query) for query in asked])  # type: ignore[misc]
             single = await timed([lambda text=text: space.remember(text) for text in texts[:200]])  # type: ignore[misc]
-            empty = await echo(installation.address)
+            empty = await echo(address)
     encoder = WordLlamaEncoder.load()
     started = time.perf_counter()
     baseline = InProcess(encoder, texts)
@@ -201,7 +219,7 @@ async def run(count: int, seed: int) -> dict[str, float]:
         baseline.search(query, 10)
         plain.append((time.perf_counter() - began) * 1000)
     in_process = Times(tuple(plain))
-    print(f"{count} memories, one client, embedded, over gRPC")
+    print(f"{count} memories, one client, `mnemo serve`, over gRPC")
     print(f"  ingest, acknowledged         {count / acknowledged:10.0f} memories/s")
     print(f"  ingest, all searchable       {count / searchable:10.0f} memories/s")
     print(f"  in-process build (baseline)  {count / built:10.0f} memories/s")

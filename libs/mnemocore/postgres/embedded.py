@@ -40,10 +40,11 @@ _MAX_LOG_BYTES: Final = 10 * 1024 * 1024
 _LOG_CHECK_INTERVAL: Final = 60.0
 _RESTART_DELAYS: Final = (0.1, 1.0, 2.0, 5.0, 10.0, 30.0)
 
+# A server that has only just begun does not hear the signal yet, so it is repeated until the server is gone.
 _KEEPER: Final = """
 exec 3<&0
 "$1" -D "$2" </dev/null 3<&- & server=$!
-(cat <&3 >/dev/null; kill -INT $server) & watcher=$!
+(cat <&3 >/dev/null; while kill -INT $server; do sleep 0.1; done) 2>/dev/null & watcher=$!
 exec 3<&-
 wait $server; code=$?
 kill $watcher 2>/dev/null
@@ -117,7 +118,8 @@ class EmbeddedPostgres:
         except asyncio.CancelledError:
             self._stopping.set()
             await asyncio.wait([work])
-            await self.stop()
+            if work.exception() is None:
+                await self.stop()
             raise
 
     async def stop(self) -> None:
@@ -139,12 +141,9 @@ class EmbeddedPostgres:
             return
         with self._lock:
             self._stopping.set()
-            self._close_pipe()
-        self._supervisor.join(_STOP_LIMIT)
-        if self._supervisor.is_alive():
-            _log.error("PostgreSQL did not stop within %d s; ending it", _STOP_LIMIT)
-            _end_processes(_server_processes(self._directory))
-            self._supervisor.join()
+        if self._keeper is not None:
+            self._end(self._keeper)
+        self._supervisor.join()
         self._supervisor = None
         if self._socket_folder != self._directory:
             shutil.rmtree(self._socket_folder, ignore_errors=True)
@@ -236,8 +235,7 @@ class EmbeddedPostgres:
         give_up = time.monotonic() + _START_LIMIT
         while not self._is_ready():
             if self._keeper.poll() is not None or time.monotonic() > give_up or self._stopping.is_set():
-                self._close_pipe()
-                self._keeper.wait()
+                self._end(self._keeper)
                 tail = _last_lines(self._log_file.read_bytes()[log_start:].decode(errors="replace"))
                 raise self._unusable(f"cannot be served by PostgreSQL: {tail or 'it ended without a message'}")
             time.sleep(0.005)
@@ -257,7 +255,7 @@ class EmbeddedPostgres:
             except subprocess.TimeoutExpired:
                 self._bound_log()
                 continue
-            self._close_pipe()
+            self._end(self._keeper)
             if self._stopping.is_set():
                 return
             _log.error("PostgreSQL ended unexpectedly with code %d; starting it again", code)
@@ -278,9 +276,16 @@ class EmbeddedPostgres:
                 return True
         return False
 
-    def _close_pipe(self) -> None:
-        if self._keeper is not None and self._keeper.stdin is not None:
-            self._keeper.stdin.close()
+    def _end(self, keeper: subprocess.Popen[bytes]) -> None:
+        """Let go of the pipe and wait for the server's end, which is enforced after a limit."""
+        assert keeper.stdin is not None
+        keeper.stdin.close()
+        try:
+            keeper.wait(_STOP_LIMIT)
+        except subprocess.TimeoutExpired:
+            _log.error("PostgreSQL did not stop within %d s; ending it", _STOP_LIMIT)
+            _end_processes(_server_processes(self._directory))
+            keeper.wait()
 
     def _bound_log(self) -> None:
         if self._log_file.exists() and self._log_file.stat().st_size > _MAX_LOG_BYTES:

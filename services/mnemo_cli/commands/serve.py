@@ -68,6 +68,7 @@ def serve(data_dir: Path, listen: str, log_level: str, log_format: str) -> None:
 
     Ctrl-C ends it: calls that are under way are finished, then the database is closed.
     """
+    _one_thread_a_product()
     from mnemo_embedded.serve import serve as run_services
 
     run(
@@ -84,11 +85,20 @@ def up(data_dir: Path, listen: str, log_level: str, log_format: str) -> None:
 
     Ctrl-C ends them all: calls that are under way are finished, then the database is closed.
     """
+    _one_thread_a_product()
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")  # children run programs of their own
     from mnemo_embedded.processes import up as run_processes
 
     announce = _announcer(data_dir, "MnemoCore (five processes)")
     run(run_processes(data_dir, listen, log_level=log_level, log_format=log_format, on_ready=announce))
+
+
+def _one_thread_a_product() -> None:
+    """Let numpy compute each product in one thread: searches run side by side already, and waiting for a second thread
+    on a busy machine takes longer than the product. Has to come before numpy is imported.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 
 def _announcer(data_dir: Path, what: str) -> Callable[[str], None]:
