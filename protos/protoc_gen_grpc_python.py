@@ -1,7 +1,7 @@
 """A buf plugin for grpcio-tools' service generator.
 
-`buf` can use the message generator inside `grpc_tools.protoc`, but not its service generator, which has no executable of
-its own. This plugin hands buf's request to it: descriptors in, generated files out.
+`buf` can use the message generator inside `grpc_tools.protoc`, but not its service generator, which has no executable
+of its own. This plugin hands buf's request to it: descriptors in, generated files out.
 """
 
 from __future__ import annotations

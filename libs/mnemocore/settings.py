@@ -128,6 +128,8 @@ def _checked(variable: str, value: Any, rule: Rule) -> Any:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         low, high = rule.minimum, rule.maximum
         if (low is not None and not value >= low) or (high is not None and not value <= high):
-            bounds = f"{'' if low is None else f'at least {low:g}'}{' and ' if low is not None and high is not None else ''}{'' if high is None else f'at most {high:g}'}"
+            bounds = " and ".join(
+                f"{words} {bound:g}" for words, bound in (("at least", low), ("at most", high)) if bound is not None
+            )
             raise InvalidSettingError(f"{variable} = {shown}: allowed is {bounds}", setting=variable)
     return value

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class GatewayApp:
     """The gateway on a database, with a channel to each service by its proto package.
 
-    `trust_local` is for a gateway that only this machine can reach: calls without a credential are the local principal's.
+    `trust_local` is for a gateway that only this machine can reach: without a credential a call is the
+    local principal's.
     """
 
     name = "gateway"

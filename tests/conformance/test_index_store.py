@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-
 from tests.index_space import created, document, encoder, filled, found, removed, restored, space
+
 from mnemo_index.storage.snapshots import SnapshotStore
 from mnemocore.errors import StoreFullError
 from mnemocore.ids import SpaceUid

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import psutil
 import pytest
+from tests.e2e.conftest import eventually
 
 from mnemocore import MemoryInput, connect
 from mnemocore.errors import DeadlineExceededError, MnemoError, UnavailableError
-from tests.e2e.conftest import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -77,7 +77,8 @@ async def test_ctrl_c_drains_and_loses_nothing(run_server: Callable[..., Server]
     async def write() -> None:
         async with connect(server.address) as mnemo:
             for number in range(10_000):
-                acknowledged.append((await mnemo.space("s").remember(f"line {number}")).id)
+                kept = await mnemo.space("s").remember(f"line {number}")
+                acknowledged.append(kept.id)
 
     writer = asyncio.create_task(write())
     await eventually(lambda: len(acknowledged) > 50)
@@ -136,15 +137,20 @@ async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
                 await asyncio.sleep(0.05)
 
 
-async def test_one_directory_has_one_server(run_server: Callable[..., Server], tmp_path: Path) -> None:
-    server = run_server("serve", tmp_path)
-    second = subprocess.run(
-        [sys.executable, "-m", "mnemo_cli", "serve", "--data-dir", str(tmp_path), "--listen", "127.0.0.1:0"],
+def serve_once(directory: Path) -> subprocess.CompletedProcess[str]:
+    """Run `mnemo serve` until it gives up."""
+    return subprocess.run(
+        [sys.executable, "-m", "mnemo_cli", "serve", "--data-dir", str(directory), "--listen", "127.0.0.1:0"],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+async def test_one_directory_has_one_server(run_server: Callable[..., Server], tmp_path: Path) -> None:
+    server = run_server("serve", tmp_path)
+    second = await asyncio.to_thread(serve_once, tmp_path)
     assert second.returncode == 1
     assert second.stderr.count("\n") == 1
     assert str(server.process.pid) in second.stderr
@@ -164,13 +170,7 @@ def test_a_data_directory_that_cannot_be_used_is_one_clear_line(tmp_path: Path, 
     else:
         (tmp_path / "plain").write_text("")
         directory = tmp_path / "plain" / "data"
-    refused = subprocess.run(
-        [sys.executable, "-m", "mnemo_cli", "serve", "--data-dir", str(directory), "--listen", "127.0.0.1:0"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    refused = serve_once(directory)
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: ")
     assert refused.stderr.count("\n") == 1

@@ -234,7 +234,7 @@ async def test_republishing_changes_nothing_that_is_found(space: Space) -> None:
     assert await space.republish() == len(FACTS)
     await space.remember("one more, so that the next recall waits for everything before it")
     after = {hit.memory.id: hit.score for hit in await space.recall("spare key", limit=20)}
-    assert [memory_id for memory_id, _ in before][0] == next(iter(after))
+    assert before[0][0] == next(iter(after))
     assert set(after) >= {memory_id for memory_id, _ in before}
 
 

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from google.protobuf.message import Message
+    from tests.e2e.conftest import Server
 
     from mnemocore import Connection
-    from tests.e2e.conftest import Server
 
 PARENT = "spaces/wrong-input"
 GHOST = f"{PARENT}/memories/{uuid.UUID(int=1)}"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tests.index_space import START, created, document, memory_id, removed, restored, space
+
 from mnemo_index.domain.documents import Change, ChangeType, Document, Filter, microseconds
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from tests.index_space import created, document, filled, memory_id, removed, space
+
 from mnemo_index.domain.duplicates import near_duplicates
 
 

@@ -10,8 +10,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from tests.index_space import (
+    START,
+    STEMS,
+    created,
+    document,
+    encoder,
+    filled,
+    found,
+    memory_id,
+    removed,
+    restored,
+    space,
+)
 
-from tests.index_space import START, STEMS, created, document, encoder, filled, found, memory_id, removed, restored, space
 from mnemo_index.domain.documents import Change, ChangeType, Filter
 from mnemo_index.domain.space_index import SpaceIndex
 from mnemo_index.storage.hamming_scan import hamming_distances
