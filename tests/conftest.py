@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from blockbuster import blockbuster_ctx
 
 from mnemocore.testing.postgres import TestPostgres
 
@@ -12,6 +13,28 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from mnemocore.postgres import Database
+
+
+OURS = (
+    "mnemocore",
+    "mnemo_gateway",
+    "mnemo_memory",
+    "mnemo_index",
+    "mnemo_cognitive",
+    "mnemo_events",
+    "mnemo_embedded",
+    "mnemo_cli",
+)
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_calls() -> Iterator[None]:
+    """A call of our code that blocks the event loop fails the test."""
+    with blockbuster_ctx([*OURS], excluded_modules=["mnemocore.testing"]) as guard:
+        # The driver looks for files with passwords and certificates when it connects: once a connection, not a query.
+        for name in ("os.stat", "os.path.abspath", "io.TextIOWrapper.read"):
+            guard.functions[name].can_block_in("asyncpg/connect_utils.py", {"_parse_connect_dsn_and_args"})
+        yield
 
 
 @pytest.fixture(scope="session")

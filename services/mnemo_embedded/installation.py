@@ -6,6 +6,7 @@ in the process. One network hop is left for a client: to the gateway.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from contextlib import AsyncExitStack
@@ -90,7 +91,7 @@ class Installation:
         await self._stack.aclose()
 
     async def _start(self) -> None:
-        directory = DataDirectory.acquire(self.directory)
+        directory = await asyncio.to_thread(DataDirectory.acquire, self.directory)
         self._stack.callback(directory.release)
         postgres = EmbeddedPostgres(self.directory / "postgres")
         await postgres.start()
@@ -99,11 +100,11 @@ class Installation:
         self._stack.push_async_callback(database.close)
 
         await self._serve(EventsApp(database, self._clock))
-        await self._serve(IndexApp(self.directory / "index", self._channel("events"), self._clock))
+        await self._serve(await IndexApp.open(self.directory / "index", self._channel("events"), self._clock))
         await self._serve(MemoryApp(database, self._channel("index"), self._channel("events"), self._clock))
         await self._serve(CognitiveApp(database, self._channel("memory"), self._channel("index"), self._clock))
         await self._open_gateway(database)
-        directory.publish_address(self.address)
+        await asyncio.to_thread(directory.publish_address, self.address)
 
     async def _serve(self, app: _App) -> None:
         """Run a service for the channels of the others."""
@@ -121,11 +122,12 @@ class Installation:
             self._stack.callback(app.drain)
 
     async def _open_gateway(self, database: Database) -> None:
+        admin_key = await asyncio.to_thread(read_or_make_admin_key, self.directory)
         gateway = GatewayApp(
             database,
             {f"mnemocore.{name}.v1": self._channel(name) for name in self._hosts},
             self._clock,
-            read_or_make_admin_key(self.directory),
+            admin_key,
             trust_local=is_local(self._listen),
         )
         await gateway.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -36,12 +37,13 @@ async def open_embedded(directory: Path) -> AsyncIterator[Opened]:
 
     Raises DataDirectoryError if it cannot be used.
     """
-    served = DataDirectory.served_by(directory)
+    served = await asyncio.to_thread(DataDirectory.served_by, directory)
     if served is None:
         async with Installation(directory) as installation:
             yield Opened(installation.channel, f"embedded:{directory}", "")
     elif served.address:
-        yield Opened(None, served.address, read_or_make_admin_key(directory))
+        key = await asyncio.to_thread(read_or_make_admin_key, directory)
+        yield Opened(None, served.address, key)
     else:
         raise DataDirectoryError(
             f"data directory {directory} is in use by process {served.pid}, which has no address to talk to",

@@ -76,16 +76,16 @@ class Processes:
         return self._children[service].pid
 
     async def _start(self) -> None:
-        directory = DataDirectory.acquire(self.directory)
+        directory = await asyncio.to_thread(DataDirectory.acquire, self.directory)
         self._stack.callback(directory.release)
         postgres = EmbeddedPostgres(self.directory / "postgres")
         await postgres.start()
         self._stack.push_async_callback(postgres.stop)
-        sockets = self._socket_folder()
-        environment = self._environment(postgres.url, sockets)
+        sockets = await asyncio.to_thread(self._socket_folder)
+        environment = await asyncio.to_thread(self._environment, postgres.url, sockets)
         await self._run(["events"], environment, sockets)  # the others call it from the beginning
         await self._run([service for service in SERVICES if service != "events"], environment, sockets)
-        directory.publish_address(self.address)
+        await asyncio.to_thread(directory.publish_address, self.address)
 
     async def _run(self, services: Sequence[str], environment: Mapping[str, str], sockets: Path) -> None:
         """Start services and wait until they are ready."""

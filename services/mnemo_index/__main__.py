@@ -19,7 +19,7 @@ async def assemble(settings: IndexSettings, resources: AsyncExitStack) -> IndexA
     """The index in its folder, with a channel to the event-bus."""
     credentials = InternalCredentials(settings.internal_token)
     events = await resources.enter_async_context(open_channel(settings.events_target, credentials))
-    return IndexApp(settings.data_dir, events, SystemClock(), settings.search_threads, settings.save_seconds)
+    return await IndexApp.open(settings.data_dir, events, SystemClock(), settings.search_threads, settings.save_seconds)
 
 
 if __name__ == "__main__":

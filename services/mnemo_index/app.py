@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -28,23 +29,23 @@ if TYPE_CHECKING:
 
 
 class IndexApp:
-    """The index in a folder, with a channel to the event-bus."""
+    """The index with its encoder and snapshots, and a channel to the event-bus."""
 
     name = "index"
 
     def __init__(
         self,
-        directory: Path,
+        encoder: Encoder,
+        snapshots: SnapshotStore,
         events_channel: grpc.aio.Channel,
         clock: Clock,
         search_threads: int = 2,
         save_seconds: float = 30.0,
     ) -> None:
-        encoder = WordLlamaEncoder.load()
         self._executor = ThreadPoolExecutor(search_threads + 1, thread_name_prefix="mnemo-index")
         self._projection = Projection(
             _Spaces(encoder),
-            SnapshotStore(directory),
+            snapshots,
             FeedClient(events_channel),
             clock,
             self._executor,
@@ -62,6 +63,20 @@ class IndexApp:
             )
         ]
 
+    @classmethod
+    async def open(
+        cls,
+        directory: Path,
+        events_channel: grpc.aio.Channel,
+        clock: Clock,
+        search_threads: int = 2,
+        save_seconds: float = 30.0,
+    ) -> IndexApp:
+        """The index with the snapshots of `directory` and the default encoder."""
+        encoder = await asyncio.to_thread(WordLlamaEncoder.load)
+        snapshots = await asyncio.to_thread(SnapshotStore, directory)
+        return cls(encoder, snapshots, events_channel, clock, search_threads, save_seconds)
+
     async def start(self) -> None:
         """Load the snapshots and follow the event log from there."""
         await self._projection.load()
@@ -75,7 +90,7 @@ class IndexApp:
                 await task.stop()
             await self._projection.save()
         finally:
-            self._executor.shutdown()
+            await asyncio.to_thread(self._executor.shutdown)
 
     async def ready(self) -> bool:
         """Whether the snapshots are loaded: the index answers from what it has and says how far that is."""

@@ -11,6 +11,7 @@ from mnemocore.wire import struct_to_dict, to_datetime
 
 if TYPE_CHECKING:
     from mnemo_index.domain.search import ScorePart
+    from mnemocore.events.v1 import resources_pb2 as events_pb2
 
 _CHANGES: Final = {
     resources_pb2.CHANGE_TYPE_CREATED: ChangeType.CREATED,
@@ -21,12 +22,14 @@ _CHANGES: Final = {
 }
 
 
-def to_change(revision: resources_pb2.Revision) -> Change:
-    """The change in a revision."""
-    memory = revision.memory
+def to_change(event: events_pb2.Event) -> Change:
+    """The change an event carries. One whose content was erased since removes the memory."""
+    revision = resources_pb2.Revision.FromString(event.data)
+    memory_id = MemoryId(event.subject.rpartition("/")[2])
+    if not revision.memory.content:
+        return Change(event.revision, ChangeType.ERASED, memory_id)
     change = _CHANGES[revision.change]
-    memory_id = MemoryId(memory.name.rpartition("/")[2])
-    return Change(revision.revision, change, memory_id, None if change.removes else _document(memory_id, memory))
+    return Change(event.revision, change, memory_id, None if change.removes else _document(memory_id, revision.memory))
 
 
 def _document(memory_id: MemoryId, memory: resources_pb2.Memory) -> Document:

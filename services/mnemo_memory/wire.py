@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _NUL: Final = "\x00"
 _NUL_REFUSED: Final = "contains the character U+0000, which no text may contain"
 
+MAX_METADATA_BYTES: Final = 102_400
+"""As much as the content may have: what an event carries has a bound, and a revision must fit into an event."""
+
 
 def space_of(parent: str) -> str:
     """The space in `spaces/{space}`, already checked by the field rules."""
@@ -66,6 +69,7 @@ def request_of(message: Message) -> Request | None:
 def to_draft(item: resources_pb2.MemoryInput, path: str) -> Draft:
     """A draft from an item at `path` of its request."""
     metadata = struct_to_dict(item.metadata) if item.HasField("metadata") else {}
+    _refuse_large(item, path)
     _refuse_nul(item, metadata, path)
     return Draft(
         content=item.content,
@@ -80,6 +84,13 @@ def to_draft(item: resources_pb2.MemoryInput, path: str) -> Draft:
         importance=item.importance if item.HasField("importance") else 0.5,
         confidence=item.confidence if item.HasField("confidence") else 1.0,
     )
+
+
+def _refuse_large(item: resources_pb2.MemoryInput, path: str) -> None:
+    size = item.metadata.ByteSize()
+    if size > MAX_METADATA_BYTES:
+        described = f"has {size} bytes; allowed are at most {MAX_METADATA_BYTES}"
+        raise InvalidFieldError.of([Violation(f"{path}.metadata", described)])
 
 
 def _refuse_nul(item: resources_pb2.MemoryInput, metadata: dict[str, Any], path: str) -> None:

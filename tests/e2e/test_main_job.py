@@ -20,6 +20,7 @@ from mnemocore.errors import (
     SpaceExistsError,
     SpaceNotFoundError,
 )
+from mnemocore.testing.waiting import until
 
 if TYPE_CHECKING:
     from mnemocore import Connection, Space
@@ -123,13 +124,19 @@ async def test_forgetting_hides_and_restoring_brings_back(space: Space) -> None:
     assert changes == [("created", ""), ("archived", "moved house"), ("restored", "")]
 
 
-async def test_purging_erases(space: Space) -> None:
+async def test_purging_erases(mnemo: Connection, space: Space) -> None:
     kept = await space.remember("the code word is xyzzy")
+    await space.recall("code word")
     await space.forget(kept.id, purge=True)
     with pytest.raises(MemoryNotFoundError):
         await space.get(kept.id)
     assert await space.recall("code word") == []
     assert [revision.memory.content async for revision in space.history()] == ["", ""]
+
+    async def is_gone_from_the_log() -> bool:
+        return not [event async for event in mnemo.events() if b"xyzzy" in event.data]
+
+    await until(is_gone_from_the_log)
 
 
 async def test_etags_guard_against_lost_changes(space: Space) -> None:

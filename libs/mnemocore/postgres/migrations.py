@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import importlib.resources
 import re
@@ -32,7 +33,7 @@ async def migrate(database: Database, package: str, *, schema: str) -> None:
 
     Raises DataDirectoryError if a newer version has written the database, or an applied file has changed since.
     """
-    migrations = _read(package)
+    migrations = await asyncio.to_thread(_read, package)
     async with database.transaction(seconds=_LIMIT) as connection:
         await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"mnemo migrations {schema}")
         applied = await _applied(connection, schema)

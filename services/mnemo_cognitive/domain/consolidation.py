@@ -25,7 +25,8 @@ def group_duplicates(pairs: Sequence[Pair]) -> tuple[DuplicateGroup, ...]:
 
     Every duplicate is similar to the kept memory itself: likeness is never passed on from one duplicate to the next,
     so a chain of small changes does not fold into one memory. Of several kept memories a duplicate goes to the most
-    similar one. Groups come in the order in which `pairs` names their kept memories.
+    similar one, of equally similar ones to the first by name. Groups come in the order in which `pairs` names their
+    kept memories.
     """
     likeness: dict[str, dict[str, float]] = {}
     order: dict[str, int] = {}
@@ -37,7 +38,7 @@ def group_duplicates(pairs: Sequence[Pair]) -> tuple[DuplicateGroup, ...]:
     for name in _oldest_first(likeness, order):
         earlier = {first: value for first, value in likeness.get(name, {}).items() if first in groups}
         if earlier:
-            kept = max(earlier, key=lambda first: (earlier[first], -order[first]))
+            kept = min(earlier, key=lambda first: (-earlier[first], first))
             groups[kept].append(Duplicate(name, earlier[kept]))
         else:
             groups[name] = []

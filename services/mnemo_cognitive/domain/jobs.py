@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import NAMESPACE_URL, uuid5
 
 from mnemo_cognitive.domain.consolidation import group_duplicates
-from mnemo_cognitive.domain.job import Duplicate, Job, JobState, Report
+from mnemo_cognitive.domain.job import Job, JobState, Report
 from mnemocore import calls, paging
 from mnemocore.calls import Identity
 from mnemocore.errors import MnemoError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 DEFAULT_MIN_SIMILARITY: Final = 0.95
 LEASE: Final = timedelta(seconds=60)
+PROGRESS_SECONDS: Final = 1.0
+"""How often a job stores its report and looks whether it was cancelled."""
 _log = logging.getLogger(__name__)
 
 
@@ -106,32 +108,70 @@ class Worker:
     async def _do(self, job: Job) -> None:
         scopes = frozenset({"memory:read", "memory:write"})
         token = calls.identity.set(Identity(job.tenant, job.principal, scopes))
+        work = _Consolidation(job, self._store, self._memories, self._index, self._clock)
         try:
-            ended = await self._consolidate(job)
-        except MnemoError as error:
-            _log.warning("job failed", extra={"job": job.name, "reason": error.reason})
-            ended = replace(await self._store.get(job.tenant, job.id), state=JobState.FAILED, error=str(error))
+            state, error = await work.run(), ""
+        except MnemoError as failure:
+            _log.warning("job failed", extra={"job": job.name, "reason": failure.reason})
+            state, error = JobState.FAILED, str(failure)
         finally:
             calls.identity.reset(token)
-        await self._store.finish(replace(ended, ended_at=self._clock.now()))
+        await self._store.finish(replace(job, state=state, report=work.report, error=error, ended_at=self._clock.now()))
 
-    async def _consolidate(self, job: Job) -> Job:
-        state = await self._memories.space(job.space)
-        pairs = await self._index.near_duplicates(job.space, state, job.report.min_similarity)
-        report = replace(job.report, pairs=len(pairs), groups=group_duplicates(pairs))
-        going = await self._store.progress(job, report, self._clock.now(), LEASE)
-        if job.report.dry_run:
-            return replace(job, report=report, state=JobState.SUCCEEDED if going else JobState.CANCELLED)
-        for place, group in enumerate(report.groups):
-            if not going:
-                return replace(job, report=report, state=JobState.CANCELLED)
-            done = tuple([await self._archive(job, group.kept, duplicate) for duplicate in group.duplicates])
-            groups = (*report.groups[:place], replace(group, duplicates=done), *report.groups[place + 1 :])
-            report = replace(report, groups=groups)
-            going = await self._store.progress(job, report, self._clock.now(), LEASE)
-        return replace(job, report=report, state=JobState.SUCCEEDED)
 
-    async def _archive(self, job: Job, kept: str, duplicate: Duplicate) -> Duplicate:
-        request_id = str(uuid5(NAMESPACE_URL, f"{job.name}/{duplicate.name}"))
-        archived = await self._memories.archive(duplicate.name, f"duplicate of {kept}", request_id)
-        return replace(duplicate, archived=archived)
+class _Consolidation:
+    """The work of one job. `report` is always what it has found and done so far."""
+
+    def __init__(self, job: Job, store: JobStore, memories: Memories, index: Index, clock: Clock) -> None:
+        self.report = job.report
+        self._job = job
+        self._store = store
+        self._memories = memories
+        self._index = index
+        self._clock = clock
+        self._stored_at = 0.0
+
+    async def run(self) -> JobState:
+        """Do what is left; returns how the job ended. Raises the MnemoError of a peer.
+
+        A job that was taken over goes on with the groups it had found: what is archived would not be found again.
+        """
+        if not self.report.groups:
+            await self._find()
+        going = await self._store_report()
+        if self.report.dry_run:
+            return JobState.SUCCEEDED if going else JobState.CANCELLED
+        for place, group in enumerate(self.report.groups):
+            for number, duplicate in enumerate(group.duplicates):
+                if not going:
+                    return JobState.CANCELLED
+                if not duplicate.archived:
+                    await self._archive(place, number)
+                    going = await self._store_report_in_time()
+        return JobState.SUCCEEDED
+
+    async def _find(self) -> None:
+        state = await self._memories.space(self._job.space)
+        pairs = await self._index.near_duplicates(self._job.space, state, self.report.min_similarity)
+        self.report = replace(self.report, pairs=len(pairs), groups=group_duplicates(pairs))
+
+    async def _archive(self, place: int, number: int) -> None:
+        groups = list(self.report.groups)
+        duplicates = list(groups[place].duplicates)
+        name = duplicates[number].name
+        request_id = str(uuid5(NAMESPACE_URL, f"{self._job.name}/{name}"))
+        archived = await self._memories.archive(name, f"duplicate of {groups[place].kept}", request_id)
+        duplicates[number] = replace(duplicates[number], archived=archived)
+        groups[place] = replace(groups[place], duplicates=tuple(duplicates))
+        self.report = replace(self.report, groups=tuple(groups))
+
+    async def _store_report_in_time(self) -> bool:
+        """Store the report once a second: writing it after every step would take the square of its length."""
+        if self._clock.monotonic() - self._stored_at < PROGRESS_SECONDS:
+            return True
+        return await self._store_report()
+
+    async def _store_report(self) -> bool:
+        """Store the report and renew the lease; False if the job should end."""
+        self._stored_at = self._clock.monotonic()
+        return await self._store.progress(self._job, self.report, self._clock.now(), LEASE)

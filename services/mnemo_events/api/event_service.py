@@ -40,6 +40,13 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
         positions = await self._publisher.publish([wire.to_event(event) for event in request.events])
         return event_service_pb2.PublishEventsResponse(positions=positions)
 
+    async def RedactEvents(
+        self, request: event_service_pb2.RedactEventsRequest, context: Context
+    ) -> event_service_pb2.RedactEventsResponse:
+        """Take payloads out."""
+        redacted = await self._log.redact([(key.tenant, key.source, key.id) for key in request.keys])
+        return event_service_pb2.RedactEventsResponse(redacted=redacted)
+
     async def SubscribeEvents(
         self,
         request_iterator: AsyncIterator[event_service_pb2.SubscribeEventsRequest],

@@ -23,6 +23,10 @@ class EventLog(Protocol):
         """
         ...
 
+    async def redact(self, keys: Sequence[tuple[str, str, str]]) -> int:
+        """Take the payload out of the events with these keys (tenant, source, id); how many lost one now."""
+        ...
+
     async def read(self, after: int, where: Filter, limit: int) -> Page:
         """Up to `limit` (at least 1) matching events after a position.
 

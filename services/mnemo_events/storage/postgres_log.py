@@ -42,6 +42,10 @@ FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::te
     AS t(position, tenant, source, id, type, subject, occurred_at, datacontenttype, dataschema, data, space_uid,
         revision, traceparent)
 """
+_REDACT: Final = """
+UPDATE events.log SET data = '' WHERE data <> ''
+AND (tenant, source, id) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::text[]))
+"""
 _MOVE_HEAD: Final = f"""
 WITH moved AS (UPDATE events.head SET position = $1 RETURNING position)
 SELECT pg_notify('{CHANNEL}', position::text) FROM moved
@@ -79,6 +83,11 @@ class PostgresLog:
                 await connection.execute(_INSERT, stored_at, list(fresh), *_columns(list(fresh.values())))
                 await connection.execute(_MOVE_HEAD, head + len(fresh))
         return [places[event.key] for event in events]
+
+    async def redact(self, keys: Sequence[tuple[str, str, str]]) -> int:
+        """Empty the payloads of events."""
+        tag = await self._database.execute(_REDACT, *map(list, zip(*keys, strict=True)))
+        return int(tag.rpartition(" ")[2])
 
     async def read(self, after: int, where: Filter, limit: int) -> Page:
         """A page from one snapshot."""

@@ -39,7 +39,7 @@ class Proxy(grpc.GenericRpcHandler):
         return sorted(name for name in names if self._channel_of(_package(name)) is not None)
 
     def drain(self) -> None:
-        """End the streams under way with ShuttingDownError; what they have acknowledged is kept."""
+        """End the streams under way with ShuttingDownError and take no more; what they have acknowledged is kept."""
         self._draining = True
         for stream in self._streams:
             stream.cancel()
@@ -65,6 +65,8 @@ class Proxy(grpc.GenericRpcHandler):
         async def forward(
             requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
         ) -> AsyncIterator[bytes]:
+            if self._draining:
+                raise ShuttingDownError(retry_after=RETRY_SECONDS)
             call = open_call(requests)
             self._streams.add(call)
             try:

@@ -35,6 +35,7 @@ class Keyring:
         self._store = store
         self._clock = clock
         self._cache: OrderedDict[ApiKeyId, tuple[float, ApiKey]] = OrderedDict()
+        self._revocations = 0
 
     async def identify(self, secret: str) -> Identity:
         """Who holds `secret`. Raises UnauthenticatedError."""
@@ -80,6 +81,7 @@ class Keyring:
         tenant = None if self._installation_wide(caller) else caller.tenant
         if not await self._store.revoke(tenant, key_id, self._clock.now()):
             raise ApiKeyNotFoundError(api_key=f"apiKeys/{key_id}")
+        self._revocations += 1
         self._cache.pop(key_id, None)
 
     @staticmethod
@@ -91,10 +93,11 @@ class Keyring:
         cached = self._cache.get(key_id)
         if cached and now - cached[0] < CACHE_SECONDS:
             return cached[1]
+        revocations = self._revocations
         key = await self._store.find(key_id)
         if key is None:
             self._cache.pop(key_id, None)
-        else:
+        elif revocations == self._revocations:  # else it may have been read before it was revoked
             self._cache[key_id] = (now, key)
             if len(self._cache) > CACHE_KEYS:
                 self._cache.popitem(last=False)

@@ -10,7 +10,6 @@ from mnemocore.errors import PeerUnavailableError
 from mnemocore.events.v1 import event_service_pb2 as pb
 from mnemocore.events.v1 import event_service_pb2_grpc
 from mnemocore.ids import SpaceUid
-from mnemocore.memory.v1 import resources_pb2
 from mnemocore.wire import to_datetime
 
 if TYPE_CHECKING:
@@ -49,9 +48,6 @@ class FeedClient:
 
 
 def _batch(response: pb.SubscribeEventsResponse) -> FeedBatch:
-    changes = tuple(
-        (SpaceUid(stored.event.space_uid), wire.to_change(resources_pb2.Revision.FromString(stored.event.data)))
-        for stored in response.events
-    )
+    changes = tuple((SpaceUid(stored.event.space_uid), wire.to_change(stored.event)) for stored in response.events)
     oldest = to_datetime(response.events[0].stored_at) if response.events else None
     return FeedBatch(changes, response.resume_position, response.head_position, oldest)

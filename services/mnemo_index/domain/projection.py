@@ -17,7 +17,7 @@ from mnemocore import calls
 from mnemocore.errors import DeadlineExceededError, IndexLaggingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Executor
     from datetime import datetime
 
@@ -197,7 +197,7 @@ class Projection:
 
     async def _apply_to(self, space_uid: SpaceUid, changes: list[Change], position: int) -> None:
         index = self._indexes.get(space_uid) or self._spaces.new()
-        if changes[0].revision > index.applied_revision + 1:
+        if _has_gap(index.applied_revision, changes):
             await self._rebuild(space_uid, position)
         else:
             await self._in_thread(index.apply, changes)
@@ -239,3 +239,12 @@ class Projection:
 
     async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
+
+
+def _has_gap(applied: int, changes: Sequence[Change]) -> bool:
+    """Whether a change does not follow the one before it, the first of which follows revision `applied`."""
+    for change in changes:
+        if change.revision > applied + 1:
+            return True
+        applied = max(applied, change.revision)
+    return False

@@ -11,13 +11,15 @@ from mnemocore.memory.v1 import resources_pb2
 from mnemocore.wire import to_timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import grpc
 
     from mnemo_memory.domain.memory import Revision, Space
 
 SOURCE: Final = "mnemocore/memory"
+REQUEST_BYTES: Final = 4 * 1024 * 1024
+"""Bytes of events one request carries, far below the largest message a server takes."""
 _SCHEMA: Final = resources_pb2.Revision.DESCRIPTOR.full_name
 
 
@@ -29,15 +31,40 @@ class EventLogClient:
 
     async def publish(self, space: Space, revisions: Sequence[Revision]) -> None:
         """Append the revisions in their order; an event's id is the space and the revision, so once is enough."""
-        await self._stub.PublishEvents(
-            event_service_pb2.PublishEventsRequest(events=[_event(space, revision) for revision in revisions])
-        )
+        for events in _requests(_event(space, revision) for revision in revisions):
+            await self._stub.PublishEvents(event_service_pb2.PublishEventsRequest(events=events))
+
+    async def redact(self, space: Space, revisions: Sequence[int]) -> None:
+        """Take the content out of published revisions, by their numbers."""
+        keys = [
+            events_pb2.EventKey(tenant=space.tenant, source=SOURCE, id=_event_id(space, number)) for number in revisions
+        ]
+        await self._stub.RedactEvents(event_service_pb2.RedactEventsRequest(keys=keys))
+
+
+def _requests(events: Iterable[events_pb2.Event]) -> Iterator[list[events_pb2.Event]]:
+    """The events in their order, as many a request as stay below REQUEST_BYTES; a larger event stands alone."""
+    waiting: list[events_pb2.Event] = []
+    room = REQUEST_BYTES
+    for event in events:
+        size = event.ByteSize()
+        if waiting and size > room:
+            yield waiting
+            waiting, room = [], REQUEST_BYTES
+        waiting.append(event)
+        room -= size
+    if waiting:
+        yield waiting
+
+
+def _event_id(space: Space, revision: int) -> str:
+    return f"{space.uid}:{revision}"
 
 
 def _event(space: Space, revision: Revision) -> events_pb2.Event:
     message = wire.from_revision(space, revision)
     return events_pb2.Event(
-        id=f"{space.uid}:{revision.revision}",
+        id=_event_id(space, revision.revision),
         source=SOURCE,
         type=wire.CHANGE_EVENTS[revision.change],
         subject=message.memory.name,

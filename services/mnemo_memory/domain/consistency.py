@@ -35,4 +35,6 @@ def decode_token(token: str, store_id: str, space_uid: SpaceUid) -> int:
         raise ForeignTokenError from None
     if expected != zlib.crc32(body) or store != UUID(store_id).bytes or space != UUID(space_uid).bytes:
         raise ForeignTokenError
+    if base64.urlsafe_b64encode(raw).decode() != token:  # decoding passes over foreign characters and spare bits
+        raise ForeignTokenError
     return int(revision)

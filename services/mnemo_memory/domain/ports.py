@@ -159,3 +159,7 @@ class EventLog(Protocol):
     async def publish(self, space: Space, revisions: Sequence[Revision]) -> None:
         """Append the revisions in their order. Publishing one again has no effect."""
         ...
+
+    async def redact(self, space: Space, revisions: Sequence[int]) -> None:
+        """Take the content out of published revisions, by their numbers (at most 1,000)."""
+        ...

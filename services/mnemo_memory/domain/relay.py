@@ -1,7 +1,8 @@
 """The relay: publishes committed revisions to the event log, in order per space, at least once.
 
 It needs no lock between replicas: each publishes a run that starts right behind what is marked as published, and the
-log stores an event once, so two relays at work repeat each other but never overtake or skip.
+log stores an event once, so two relays at work repeat each other but never overtake or skip. What was erased is taken
+out of the log before its revision counts as published.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from mnemo_memory.domain.memory import Change
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mnemo_memory.domain.memory import Space
+    from mnemo_memory.domain.memory import Revision, Space
     from mnemo_memory.domain.ports import EventLog, Store
     from mnemocore.clock import Clock
 
@@ -67,8 +70,20 @@ class Relay:
         if revisions:
             self._report_lag((self._clock.now() - revisions[0].committed_at).total_seconds())
             await self._log.publish(space, revisions)
+            for revision in revisions:
+                if revision.change is Change.ERASED:
+                    await self._redact(space, revision)
             await self._store.mark_published(space.uid, revisions[-1].revision)
         return len(revisions)
+
+    async def _redact(self, space: Space, erased: Revision) -> None:
+        """Take what was erased out of the log: every revision of the memory before the one that erased it."""
+        after = 0
+        while earlier := await self._store.list_revisions(space, erased.memory_id, after, BATCH):
+            numbers = [each.revision for each in earlier if each.revision < erased.revision]
+            if numbers:
+                await self._log.redact(space, numbers)
+            after = earlier[-1].revision
 
     async def _wait(self) -> None:
         try:

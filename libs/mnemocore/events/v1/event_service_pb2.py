@@ -26,7 +26,7 @@ from mnemocore.common.v1 import options_pb2 as mnemocore_dot_common_dot_v1_dot_o
 from mnemocore.events.v1 import resources_pb2 as mnemocore_dot_events_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'mnemocore/events/v1/event_service.proto\x12\x13mnemocore.events.v1\x1a!mnemocore/common/v1/options.proto\x1a#mnemocore/events/v1/resources.proto\"U\n\x14PublishEventsRequest\x12=\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.mnemocore.events.v1.EventB\t\xd2\xf3\x18\x05@\x01H\xe8\x07R\x06\x65vents\"5\n\x15PublishEventsResponse\x12\x1c\n\tpositions\x18\x01 \x03(\x03R\tpositions\"\xa0\x03\n\x16SubscribeEventsRequest\x12I\n\x05start\x18\x01 \x01(\x0b\x32\x31.mnemocore.events.v1.SubscribeEventsRequest.StartH\x00R\x05start\x12L\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x32.mnemocore.events.v1.SubscribeEventsRequest.CreditH\x00R\x06\x63redit\x1a\xa7\x01\n\x05Start\x12\x34\n\x0e\x61\x66ter_position\x18\x01 \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\rafterPosition\x12\x38\n\x06\x66ilter\x18\x02 \x01(\x0b\x32 .mnemocore.events.v1.EventFilterR\x06\x66ilter\x12.\n\x06\x63redit\x18\x03 \x01(\x03\x42\x16\xd2\xf3\x18\x12\x31\x00\x00\x00\x00\x00\x00\x00\x00\x39\x00\x00\x00\x00\x00j\xf8@R\x06\x63redit\x1a\x38\n\x06\x43redit\x12.\n\x06\x65vents\x18\x01 \x01(\x03\x42\x16\xd2\xf3\x18\x12\x31\x00\x00\x00\x00\x00\x00\xf0?9\x00\x00\x00\x00\x00j\xf8@R\x06\x65ventsB\t\n\x07message\"\xa1\x01\n\x17SubscribeEventsResponse\x12\x38\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .mnemocore.events.v1.StoredEventR\x06\x65vents\x12\'\n\x0fresume_position\x18\x02 \x01(\x03R\x0eresumePosition\x12#\n\rhead_position\x18\x03 \x01(\x03R\x0cheadPosition\"\xaf\x01\n\x11ReadEventsRequest\x12\x34\n\x0e\x61\x66ter_position\x18\x01 \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\rafterPosition\x12\x38\n\x06\x66ilter\x18\x02 \x01(\x0b\x32 .mnemocore.events.v1.EventFilterR\x06\x66ilter\x12*\n\tpage_size\x18\x03 \x01(\x05\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\x08pageSize\"\x9c\x01\n\x12ReadEventsResponse\x12\x38\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .mnemocore.events.v1.StoredEventR\x06\x65vents\x12\'\n\x0fresume_position\x18\x02 \x01(\x03R\x0eresumePosition\x12#\n\rhead_position\x18\x03 \x01(\x03R\x0cheadPosition2\x99\x03\n\x0c\x45ventService\x12\x80\x01\n\rPublishEvents\x12).mnemocore.events.v1.PublishEventsRequest\x1a*.mnemocore.events.v1.PublishEventsResponse\"\x18\x90\x02\x02\xca\xf3\x18\x11\x10\x02 \x01*\x02\x08\n2\x02\x08<B\x03\x30.1\x12\x7f\n\x0fSubscribeEvents\x12+.mnemocore.events.v1.SubscribeEventsRequest\x1a,.mnemocore.events.v1.SubscribeEventsResponse\"\r\xca\xf3\x18\t\x10\x02 \x01\x42\x03\x30.1(\x01\x30\x01\x12\x84\x01\n\nReadEvents\x12&.mnemocore.events.v1.ReadEventsRequest\x1a\'.mnemocore.events.v1.ReadEventsResponse\"%\x90\x02\x01\xca\xf3\x18\x1e\n\x0b\x65vents:read\x10\x01 \x05*\x02\x08\n2\x02\x08<B\x03\x30.1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'mnemocore/events/v1/event_service.proto\x12\x13mnemocore.events.v1\x1a!mnemocore/common/v1/options.proto\x1a#mnemocore/events/v1/resources.proto\"U\n\x14PublishEventsRequest\x12=\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.mnemocore.events.v1.EventB\t\xd2\xf3\x18\x05@\x01H\xe8\x07R\x06\x65vents\"5\n\x15PublishEventsResponse\x12\x1c\n\tpositions\x18\x01 \x03(\x03R\tpositions\"S\n\x13RedactEventsRequest\x12<\n\x04keys\x18\x01 \x03(\x0b\x32\x1d.mnemocore.events.v1.EventKeyB\t\xd2\xf3\x18\x05@\x01H\xe8\x07R\x04keys\"2\n\x14RedactEventsResponse\x12\x1a\n\x08redacted\x18\x01 \x01(\x03R\x08redacted\"\xa0\x03\n\x16SubscribeEventsRequest\x12I\n\x05start\x18\x01 \x01(\x0b\x32\x31.mnemocore.events.v1.SubscribeEventsRequest.StartH\x00R\x05start\x12L\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x32.mnemocore.events.v1.SubscribeEventsRequest.CreditH\x00R\x06\x63redit\x1a\xa7\x01\n\x05Start\x12\x34\n\x0e\x61\x66ter_position\x18\x01 \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\rafterPosition\x12\x38\n\x06\x66ilter\x18\x02 \x01(\x0b\x32 .mnemocore.events.v1.EventFilterR\x06\x66ilter\x12.\n\x06\x63redit\x18\x03 \x01(\x03\x42\x16\xd2\xf3\x18\x12\x31\x00\x00\x00\x00\x00\x00\x00\x00\x39\x00\x00\x00\x00\x00j\xf8@R\x06\x63redit\x1a\x38\n\x06\x43redit\x12.\n\x06\x65vents\x18\x01 \x01(\x03\x42\x16\xd2\xf3\x18\x12\x31\x00\x00\x00\x00\x00\x00\xf0?9\x00\x00\x00\x00\x00j\xf8@R\x06\x65ventsB\t\n\x07message\"\xa1\x01\n\x17SubscribeEventsResponse\x12\x38\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .mnemocore.events.v1.StoredEventR\x06\x65vents\x12\'\n\x0fresume_position\x18\x02 \x01(\x03R\x0eresumePosition\x12#\n\rhead_position\x18\x03 \x01(\x03R\x0cheadPosition\"\xaf\x01\n\x11ReadEventsRequest\x12\x34\n\x0e\x61\x66ter_position\x18\x01 \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\rafterPosition\x12\x38\n\x06\x66ilter\x18\x02 \x01(\x0b\x32 .mnemocore.events.v1.EventFilterR\x06\x66ilter\x12*\n\tpage_size\x18\x03 \x01(\x05\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\x08pageSize\"\x9c\x01\n\x12ReadEventsResponse\x12\x38\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .mnemocore.events.v1.StoredEventR\x06\x65vents\x12\'\n\x0fresume_position\x18\x02 \x01(\x03R\x0eresumePosition\x12#\n\rhead_position\x18\x03 \x01(\x03R\x0cheadPosition2\x9a\x04\n\x0c\x45ventService\x12\x80\x01\n\rPublishEvents\x12).mnemocore.events.v1.PublishEventsRequest\x1a*.mnemocore.events.v1.PublishEventsResponse\"\x18\x90\x02\x02\xca\xf3\x18\x11\x10\x02 \x01*\x02\x08\n2\x02\x08<B\x03\x30.1\x12\x7f\n\x0cRedactEvents\x12(.mnemocore.events.v1.RedactEventsRequest\x1a).mnemocore.events.v1.RedactEventsResponse\"\x1a\x90\x02\x02\xca\xf3\x18\x13\x10\x02\x18\x01 \x01*\x02\x08\n2\x02\x08<B\x03\x30.1\x12\x7f\n\x0fSubscribeEvents\x12+.mnemocore.events.v1.SubscribeEventsRequest\x1a,.mnemocore.events.v1.SubscribeEventsResponse\"\r\xca\xf3\x18\t\x10\x02 \x01\x42\x03\x30.1(\x01\x30\x01\x12\x84\x01\n\nReadEvents\x12&.mnemocore.events.v1.ReadEventsRequest\x1a\'.mnemocore.events.v1.ReadEventsResponse\"%\x90\x02\x01\xca\xf3\x18\x1e\n\x0b\x65vents:read\x10\x01 \x05*\x02\x08\n2\x02\x08<B\x03\x30.1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PUBLISHEVENTSREQUEST'].fields_by_name['events']._loaded_options = None
   _globals['_PUBLISHEVENTSREQUEST'].fields_by_name['events']._serialized_options = b'\322\363\030\005@\001H\350\007'
+  _globals['_REDACTEVENTSREQUEST'].fields_by_name['keys']._loaded_options = None
+  _globals['_REDACTEVENTSREQUEST'].fields_by_name['keys']._serialized_options = b'\322\363\030\005@\001H\350\007'
   _globals['_SUBSCRIBEEVENTSREQUEST_START'].fields_by_name['after_position']._loaded_options = None
   _globals['_SUBSCRIBEEVENTSREQUEST_START'].fields_by_name['after_position']._serialized_options = b'\322\363\030\t1\000\000\000\000\000\000\000\000'
   _globals['_SUBSCRIBEEVENTSREQUEST_START'].fields_by_name['credit']._loaded_options = None
@@ -47,6 +49,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READEVENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\322\363\030\t1\000\000\000\000\000\000\000\000'
   _globals['_EVENTSERVICE'].methods_by_name['PublishEvents']._loaded_options = None
   _globals['_EVENTSERVICE'].methods_by_name['PublishEvents']._serialized_options = b'\220\002\002\312\363\030\021\020\002 \001*\002\010\n2\002\010<B\0030.1'
+  _globals['_EVENTSERVICE'].methods_by_name['RedactEvents']._loaded_options = None
+  _globals['_EVENTSERVICE'].methods_by_name['RedactEvents']._serialized_options = b'\220\002\002\312\363\030\023\020\002\030\001 \001*\002\010\n2\002\010<B\0030.1'
   _globals['_EVENTSERVICE'].methods_by_name['SubscribeEvents']._loaded_options = None
   _globals['_EVENTSERVICE'].methods_by_name['SubscribeEvents']._serialized_options = b'\312\363\030\t\020\002 \001B\0030.1'
   _globals['_EVENTSERVICE'].methods_by_name['ReadEvents']._loaded_options = None
@@ -55,18 +59,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUBLISHEVENTSREQUEST']._serialized_end=221
   _globals['_PUBLISHEVENTSRESPONSE']._serialized_start=223
   _globals['_PUBLISHEVENTSRESPONSE']._serialized_end=276
-  _globals['_SUBSCRIBEEVENTSREQUEST']._serialized_start=279
-  _globals['_SUBSCRIBEEVENTSREQUEST']._serialized_end=695
-  _globals['_SUBSCRIBEEVENTSREQUEST_START']._serialized_start=459
-  _globals['_SUBSCRIBEEVENTSREQUEST_START']._serialized_end=626
-  _globals['_SUBSCRIBEEVENTSREQUEST_CREDIT']._serialized_start=628
-  _globals['_SUBSCRIBEEVENTSREQUEST_CREDIT']._serialized_end=684
-  _globals['_SUBSCRIBEEVENTSRESPONSE']._serialized_start=698
-  _globals['_SUBSCRIBEEVENTSRESPONSE']._serialized_end=859
-  _globals['_READEVENTSREQUEST']._serialized_start=862
-  _globals['_READEVENTSREQUEST']._serialized_end=1037
-  _globals['_READEVENTSRESPONSE']._serialized_start=1040
-  _globals['_READEVENTSRESPONSE']._serialized_end=1196
-  _globals['_EVENTSERVICE']._serialized_start=1199
-  _globals['_EVENTSERVICE']._serialized_end=1608
+  _globals['_REDACTEVENTSREQUEST']._serialized_start=278
+  _globals['_REDACTEVENTSREQUEST']._serialized_end=361
+  _globals['_REDACTEVENTSRESPONSE']._serialized_start=363
+  _globals['_REDACTEVENTSRESPONSE']._serialized_end=413
+  _globals['_SUBSCRIBEEVENTSREQUEST']._serialized_start=416
+  _globals['_SUBSCRIBEEVENTSREQUEST']._serialized_end=832
+  _globals['_SUBSCRIBEEVENTSREQUEST_START']._serialized_start=596
+  _globals['_SUBSCRIBEEVENTSREQUEST_START']._serialized_end=763
+  _globals['_SUBSCRIBEEVENTSREQUEST_CREDIT']._serialized_start=765
+  _globals['_SUBSCRIBEEVENTSREQUEST_CREDIT']._serialized_end=821
+  _globals['_SUBSCRIBEEVENTSRESPONSE']._serialized_start=835
+  _globals['_SUBSCRIBEEVENTSRESPONSE']._serialized_end=996
+  _globals['_READEVENTSREQUEST']._serialized_start=999
+  _globals['_READEVENTSREQUEST']._serialized_end=1174
+  _globals['_READEVENTSRESPONSE']._serialized_start=1177
+  _globals['_READEVENTSRESPONSE']._serialized_end=1333
+  _globals['_EVENTSERVICE']._serialized_start=1336
+  _globals['_EVENTSERVICE']._serialized_end=1874
 # @@protoc_insertion_point(module_scope)

@@ -68,6 +68,52 @@ class PublishEventsResponse(_message.Message):
 Global___PublishEventsResponse: _TypeAlias = PublishEventsResponse  # noqa: Y015
 
 @_typing.final
+class RedactEventsRequest(_message.Message):
+    """Request of RedactEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.EventKey]:
+        """The events."""
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[_resources_pb2.EventKey] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedactEventsRequest: _TypeAlias = RedactEventsRequest  # noqa: Y015
+
+@_typing.final
+class RedactEventsResponse(_message.Message):
+    """Response of RedactEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REDACTED_FIELD_NUMBER: _builtins.int
+    redacted: _builtins.int
+    """How many events lost a payload now."""
+    def __init__(
+        self,
+        *,
+        redacted: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["redacted", b"redacted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedactEventsResponse: _TypeAlias = RedactEventsResponse  # noqa: Y015
+
+@_typing.final
 class SubscribeEventsRequest(_message.Message):
     """A message of the client in SubscribeEvents."""
 

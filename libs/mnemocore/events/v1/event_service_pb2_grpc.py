@@ -43,6 +43,11 @@ class EventServiceStub:
                 request_serializer=mnemocore_dot_events_dot_v1_dot_event__service__pb2.PublishEventsRequest.SerializeToString,
                 response_deserializer=mnemocore_dot_events_dot_v1_dot_event__service__pb2.PublishEventsResponse.FromString,
                 _registered_method=True)
+        self.RedactEvents = channel.unary_unary(
+                '/mnemocore.events.v1.EventService/RedactEvents',
+                request_serializer=mnemocore_dot_events_dot_v1_dot_event__service__pb2.RedactEventsRequest.SerializeToString,
+                response_deserializer=mnemocore_dot_events_dot_v1_dot_event__service__pb2.RedactEventsResponse.FromString,
+                _registered_method=True)
         self.SubscribeEvents = channel.stream_stream(
                 '/mnemocore.events.v1.EventService/SubscribeEvents',
                 request_serializer=mnemocore_dot_events_dot_v1_dot_event__service__pb2.SubscribeEventsRequest.SerializeToString,
@@ -65,6 +70,14 @@ class EventServiceServicer:
     def PublishEvents(self, request, context):
         """Appends a batch, all or none, in its order. An event whose (tenant, source, id) is in the log already keeps its first
         position. Durable when it answers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RedactEvents(self, request, context):
+        """Takes the payload out of events, so that what was erased at its source is no longer in the log. Their places, types and
+        subjects stay. Events that are not in the log are passed over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,6 +108,11 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.PublishEvents,
                     request_deserializer=mnemocore_dot_events_dot_v1_dot_event__service__pb2.PublishEventsRequest.FromString,
                     response_serializer=mnemocore_dot_events_dot_v1_dot_event__service__pb2.PublishEventsResponse.SerializeToString,
+            ),
+            'RedactEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.RedactEvents,
+                    request_deserializer=mnemocore_dot_events_dot_v1_dot_event__service__pb2.RedactEventsRequest.FromString,
+                    response_serializer=mnemocore_dot_events_dot_v1_dot_event__service__pb2.RedactEventsResponse.SerializeToString,
             ),
             'SubscribeEvents': grpc.stream_stream_rpc_method_handler(
                     servicer.SubscribeEvents,
@@ -138,6 +156,33 @@ class EventService:
             '/mnemocore.events.v1.EventService/PublishEvents',
             mnemocore_dot_events_dot_v1_dot_event__service__pb2.PublishEventsRequest.SerializeToString,
             mnemocore_dot_events_dot_v1_dot_event__service__pb2.PublishEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RedactEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mnemocore.events.v1.EventService/RedactEvents',
+            mnemocore_dot_events_dot_v1_dot_event__service__pb2.RedactEventsRequest.SerializeToString,
+            mnemocore_dot_events_dot_v1_dot_event__service__pb2.RedactEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,10 @@ class EventServiceStub:
     """Appends a batch, all or none, in its order. An event whose (tenant, source, id) is in the log already keeps its first
     position. Durable when it answers.
     """
+    RedactEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.RedactEventsRequest, _event_service_pb2.RedactEventsResponse]
+    """Takes the payload out of events, so that what was erased at its source is no longer in the log. Their places, types and
+    subjects stay. Events that are not in the log are passed over.
+    """
     SubscribeEvents: _grpc.StreamStreamMultiCallable[_event_service_pb2.SubscribeEventsRequest, _event_service_pb2.SubscribeEventsResponse]
     """Streams the log from a position on, for the services of the installation: events of every tenant. The first message must be
     `start`. The server sends at most as many events as the client has given credits for, so a slow reader is never run over
@@ -63,6 +67,10 @@ class EventServiceAsyncStub(EventServiceStub):
     PublishEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.PublishEventsRequest, _event_service_pb2.PublishEventsResponse]  # type: ignore[assignment]
     """Appends a batch, all or none, in its order. An event whose (tenant, source, id) is in the log already keeps its first
     position. Durable when it answers.
+    """
+    RedactEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.RedactEventsRequest, _event_service_pb2.RedactEventsResponse]  # type: ignore[assignment]
+    """Takes the payload out of events, so that what was erased at its source is no longer in the log. Their places, types and
+    subjects stay. Events that are not in the log are passed over.
     """
     SubscribeEvents: _aio.StreamStreamMultiCallable[_event_service_pb2.SubscribeEventsRequest, _event_service_pb2.SubscribeEventsResponse]  # type: ignore[assignment]
     """Streams the log from a position on, for the services of the installation: events of every tenant. The first message must be
@@ -89,6 +97,16 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_event_service_pb2.PublishEventsResponse, _abc.Awaitable[_event_service_pb2.PublishEventsResponse]]:
         """Appends a batch, all or none, in its order. An event whose (tenant, source, id) is in the log already keeps its first
         position. Durable when it answers.
+        """
+
+    @_abc_1.abstractmethod
+    def RedactEvents(
+        self,
+        request: _event_service_pb2.RedactEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_service_pb2.RedactEventsResponse, _abc.Awaitable[_event_service_pb2.RedactEventsResponse]]:
+        """Takes the payload out of events, so that what was erased at its source is no longer in the log. Their places, types and
+        subjects stay. Events that are not in the log are passed over.
         """
 
     @_abc_1.abstractmethod

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from mnemocore.common.v1 import options_pb2 as mnemocore_dot_common_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#mnemocore/events/v1/resources.proto\x12\x13mnemocore.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!mnemocore/common/v1/options.proto\"\xf4\x03\n\x05\x45vent\x12\x19\n\x02id\x18\x01 \x01(\tB\t\xd2\xf3\x18\x05\x08\x01\x18\x80\x01R\x02id\x12!\n\x06source\x18\x02 \x01(\tB\t\xd2\xf3\x18\x05\x08\x01\x18\x80\x01R\x06source\x12<\n\x04type\x18\x03 \x01(\tB(\xd2\xf3\x18$\x08\x01\x18\x80\x01*\x1d[a-z0-9_]+(\\.[a-z0-9_]+){1,4}R\x04type\x12!\n\x07subject\x18\x04 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x04R\x07subject\x12\x36\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xd2\xf3\x18\x02\x08\x01R\x04time\x12\x31\n\x0f\x64\x61tacontenttype\x18\x06 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x01R\x0f\x64\x61tacontenttype\x12\'\n\ndataschema\x18\x07 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x02R\ndataschema\x12\x1c\n\x04\x64\x61ta\x18\x08 \x01(\x0c\x42\x08\xd2\xf3\x18\x04 \x80\x80@R\x04\x64\x61ta\x12 \n\x06tenant\x18\t \x01(\tB\x08\xd2\xf3\x18\x04\x08\x01\x18@R\x06tenant\x12#\n\tspace_uid\x18\n \x01(\tB\x06\xd2\xf3\x18\x02X\x01R\x08spaceUid\x12)\n\x08revision\x18\x0b \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\x08revision\x12(\n\x0btraceparent\x18\x0c \x01(\tB\x06\xd2\xf3\x18\x02\x18@R\x0btraceparent\"\x94\x01\n\x0bStoredEvent\x12\x1a\n\x08position\x18\x01 \x01(\x03R\x08position\x12\x30\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1a.mnemocore.events.v1.EventR\x05\x65vent\x12\x37\n\tstored_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08storedAt\"S\n\x0b\x45ventFilter\x12\x1f\n\x05types\x18\x01 \x03(\tB\t\xd2\xf3\x18\x05H `\x80\x01R\x05types\x12#\n\tspace_uid\x18\x02 \x01(\tB\x06\xd2\xf3\x18\x02X\x01R\x08spaceUidb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#mnemocore/events/v1/resources.proto\x12\x13mnemocore.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!mnemocore/common/v1/options.proto\"\xf4\x03\n\x05\x45vent\x12\x19\n\x02id\x18\x01 \x01(\tB\t\xd2\xf3\x18\x05\x08\x01\x18\x80\x01R\x02id\x12!\n\x06source\x18\x02 \x01(\tB\t\xd2\xf3\x18\x05\x08\x01\x18\x80\x01R\x06source\x12<\n\x04type\x18\x03 \x01(\tB(\xd2\xf3\x18$\x08\x01\x18\x80\x01*\x1d[a-z0-9_]+(\\.[a-z0-9_]+){1,4}R\x04type\x12!\n\x07subject\x18\x04 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x04R\x07subject\x12\x36\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xd2\xf3\x18\x02\x08\x01R\x04time\x12\x31\n\x0f\x64\x61tacontenttype\x18\x06 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x01R\x0f\x64\x61tacontenttype\x12\'\n\ndataschema\x18\x07 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x02R\ndataschema\x12\x1c\n\x04\x64\x61ta\x18\x08 \x01(\x0c\x42\x08\xd2\xf3\x18\x04 \x80\x80@R\x04\x64\x61ta\x12 \n\x06tenant\x18\t \x01(\tB\x08\xd2\xf3\x18\x04\x08\x01\x18@R\x06tenant\x12#\n\tspace_uid\x18\n \x01(\tB\x06\xd2\xf3\x18\x02X\x01R\x08spaceUid\x12)\n\x08revision\x18\x0b \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\x08revision\x12(\n\x0btraceparent\x18\x0c \x01(\tB\x06\xd2\xf3\x18\x02\x18@R\x0btraceparent\"j\n\x08\x45ventKey\x12 \n\x06tenant\x18\x01 \x01(\tB\x08\xd2\xf3\x18\x04\x08\x01\x18@R\x06tenant\x12!\n\x06source\x18\x02 \x01(\tB\t\xd2\xf3\x18\x05\x08\x01\x18\x80\x01R\x06source\x12\x19\n\x02id\x18\x03 \x01(\tB\t\xd2\xf3\x18\x05\x08\x01\x18\x80\x01R\x02id\"\x94\x01\n\x0bStoredEvent\x12\x1a\n\x08position\x18\x01 \x01(\x03R\x08position\x12\x30\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1a.mnemocore.events.v1.EventR\x05\x65vent\x12\x37\n\tstored_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08storedAt\"S\n\x0b\x45ventFilter\x12\x1f\n\x05types\x18\x01 \x03(\tB\t\xd2\xf3\x18\x05H `\x80\x01R\x05types\x12#\n\tspace_uid\x18\x02 \x01(\tB\x06\xd2\xf3\x18\x02X\x01R\x08spaceUidb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,14 +57,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVENT'].fields_by_name['revision']._serialized_options = b'\322\363\030\t1\000\000\000\000\000\000\000\000'
   _globals['_EVENT'].fields_by_name['traceparent']._loaded_options = None
   _globals['_EVENT'].fields_by_name['traceparent']._serialized_options = b'\322\363\030\002\030@'
+  _globals['_EVENTKEY'].fields_by_name['tenant']._loaded_options = None
+  _globals['_EVENTKEY'].fields_by_name['tenant']._serialized_options = b'\322\363\030\004\010\001\030@'
+  _globals['_EVENTKEY'].fields_by_name['source']._loaded_options = None
+  _globals['_EVENTKEY'].fields_by_name['source']._serialized_options = b'\322\363\030\005\010\001\030\200\001'
+  _globals['_EVENTKEY'].fields_by_name['id']._loaded_options = None
+  _globals['_EVENTKEY'].fields_by_name['id']._serialized_options = b'\322\363\030\005\010\001\030\200\001'
   _globals['_EVENTFILTER'].fields_by_name['types']._loaded_options = None
   _globals['_EVENTFILTER'].fields_by_name['types']._serialized_options = b'\322\363\030\005H `\200\001'
   _globals['_EVENTFILTER'].fields_by_name['space_uid']._loaded_options = None
   _globals['_EVENTFILTER'].fields_by_name['space_uid']._serialized_options = b'\322\363\030\002X\001'
   _globals['_EVENT']._serialized_start=129
   _globals['_EVENT']._serialized_end=629
-  _globals['_STOREDEVENT']._serialized_start=632
-  _globals['_STOREDEVENT']._serialized_end=780
-  _globals['_EVENTFILTER']._serialized_start=782
-  _globals['_EVENTFILTER']._serialized_end=865
+  _globals['_EVENTKEY']._serialized_start=631
+  _globals['_EVENTKEY']._serialized_end=737
+  _globals['_STOREDEVENT']._serialized_start=740
+  _globals['_STOREDEVENT']._serialized_end=888
+  _globals['_EVENTFILTER']._serialized_start=890
+  _globals['_EVENTFILTER']._serialized_end=973
 # @@protoc_insertion_point(module_scope)

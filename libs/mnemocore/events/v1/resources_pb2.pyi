@@ -50,7 +50,7 @@ class Event(_message.Message):
     dataschema: _builtins.str
     """Schema of `data`: for protobuf the full message name."""
     data: _builtins.bytes
-    """The payload; at most 1 MiB."""
+    """The payload; at most 1 MiB. Empty if it was redacted."""
     tenant: _builtins.str
     """The tenant it belongs to."""
     space_uid: _builtins.str
@@ -86,6 +86,36 @@ class Event(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Event: _TypeAlias = Event  # noqa: Y015
+
+@_typing.final
+class EventKey(_message.Message):
+    """What an event is known by."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant it belongs to."""
+    source: _builtins.str
+    """Who published it."""
+    id: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        source: _builtins.str = ...,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "source", b"source", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventKey: _TypeAlias = EventKey  # noqa: Y015
 
 @_typing.final
 class StoredEvent(_message.Message):

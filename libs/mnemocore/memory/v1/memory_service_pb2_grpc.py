@@ -156,7 +156,8 @@ class MemoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteMemory(self, request, context):
-        """Takes one memory out of recall (archives it), or with `purge` erases it and its content in every revision.
+        """Takes one memory out of recall (archives it), or with `purge` erases it and its content in every revision; the relay
+        then takes the content out of the event log too, within moments.
         Archiving an archived memory changes nothing and succeeds.
 
         NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ETAG_MISMATCH.

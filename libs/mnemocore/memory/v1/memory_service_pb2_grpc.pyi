@@ -72,7 +72,8 @@ class MemoryServiceStub:
     NOT_FOUND / SPACE_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_MISMATCH.
     """
     DeleteMemory: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.DeleteMemoryRequest, _memory_service_pb2.DeleteMemoryResponse]
-    """Takes one memory out of recall (archives it), or with `purge` erases it and its content in every revision.
+    """Takes one memory out of recall (archives it), or with `purge` erases it and its content in every revision; the relay
+    then takes the content out of the event log too, within moments.
     Archiving an archived memory changes nothing and succeeds.
 
     NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ETAG_MISMATCH.
@@ -139,7 +140,8 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     NOT_FOUND / SPACE_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_MISMATCH.
     """
     DeleteMemory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.DeleteMemoryRequest, _memory_service_pb2.DeleteMemoryResponse]  # type: ignore[assignment]
-    """Takes one memory out of recall (archives it), or with `purge` erases it and its content in every revision.
+    """Takes one memory out of recall (archives it), or with `purge` erases it and its content in every revision; the relay
+    then takes the content out of the event log too, within moments.
     Archiving an archived memory changes nothing and succeeds.
 
     NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ETAG_MISMATCH.
@@ -245,7 +247,8 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_service_pb2.DeleteMemoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_service_pb2.DeleteMemoryResponse, _abc.Awaitable[_memory_service_pb2.DeleteMemoryResponse]]:
-        """Takes one memory out of recall (archives it), or with `purge` erases it and its content in every revision.
+        """Takes one memory out of recall (archives it), or with `purge` erases it and its content in every revision; the relay
+        then takes the content out of the event log too, within moments.
         Archiving an archived memory changes nothing and succeeds.
 
         NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ETAG_MISMATCH.

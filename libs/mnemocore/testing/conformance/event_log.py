@@ -42,6 +42,9 @@ class Log(Protocol):
     async def append(self, events: Sequence[Any], stored_at: datetime) -> list[int]:
         """Append a batch."""
 
+    async def redact(self, keys: Sequence[tuple[str, str, str]]) -> int:
+        """Take payloads out."""
+
     async def read(self, after: int, where: Any, limit: int) -> Any:
         """Read a page."""
 
@@ -141,6 +144,17 @@ class EventLogConformance(ABC):
         await log.append(self.events("a"), STORED_AT)
         assert await log.append(self.events("a", tenant="other"), STORED_AT) == [2]
         assert await log.append(self.events("a", source="other"), STORED_AT) == [3]
+
+    async def test_redacting_takes_the_payload_and_nothing_else(self) -> None:
+        """Also when it is done twice, and for events that are not there; other tenants keep theirs."""
+        log = await self.open_log()
+        mine, theirs = self.event(Sample("a", data=b"secret")), self.event(Sample("a", tenant="other", data=b"secret"))
+        await log.append([mine, theirs], STORED_AT)
+        keys = [("acme", "mnemocore/memory", "a"), ("acme", "mnemocore/memory", "never published")]
+        assert [await log.redact(keys) for _ in range(2)] == [1, 0]
+        assert [place.event.data for place in await self.read_all(log)] == [b"", b"secret"]
+        assert [(place.position, place.event.id) for place in await self.read_all(log)] == [(1, "a"), (2, "a")]
+        assert await log.append([mine], STORED_AT) == [1]
 
     async def test_reading_starts_after_a_position_and_obeys_the_limit(self) -> None:
         """The resume position is the last event's when the page is full."""
