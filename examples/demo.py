@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import sys
+import textwrap
 import time
 import uuid
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ CONVERSATION: Final = HOME / "examples" / "conversation.jsonl"
 QUESTIONS: Final = HOME / "examples" / "questions.json"
 SPACE: Final = "demo"
 SHOWN: Final = 3
+WIDTH: Final = 118
 _NAMESPACE: Final = uuid.UUID("0e4ae5a4-1d5c-5f0c-9c0a-6d6e656d6f31")
 
 
@@ -91,23 +93,24 @@ def show(console: Console, question: Question, hits: list[RecallHit], millisecon
     right = bool(hits) and question.is_answered_by(hits[0])
     console.print()
     console.print(Text.assemble((question.question, "bold"), f"  ({question.type}, {milliseconds:.1f} ms)"))
-    for place, hit in enumerate(hits[:SHOWN]):
+    for place, hit in enumerate(hits[:SHOWN], 1):
         mark = "=>" if question.is_answered_by(hit) else "  "
-        content = " ".join(hit.memory.content.split())
         source = hit.memory.metadata.get("source") or f"{hit.memory.occurred_at:%Y-%m-%d}"
-        console.print(
-            Text(f"{mark} {place + 1}. {hit.score:.3f}  [{source}] {content}"), overflow="ellipsis", no_wrap=True
-        )
+        content = textwrap.shorten(hit.memory.content, 2 * WIDTH - 30, placeholder=" ...")
+        lines = textwrap.wrap(f"[{source}] {content}", WIDTH - 15)
+        console.print(Text(f"{mark} {place}. {hit.score:.3f}  {lines[0]}"))
+        for line in lines[1:]:
+            console.print(Text(f"{'':13}{line}"))
         parts = sorted(hit.explanation, key=lambda part: -part.contribution)
         why = " + ".join(f"{part.name} {part.contribution:.3f}" for part in parts if part.contribution >= 0.0005)
-        console.print(Text(f"          why: {why}", "dim"))
+        console.print(Text(f"{'':13}why: {why}", "dim"))
     console.print(Text(f"   answer: {question.answer}", "green" if right else "red"))
     return right
 
 
 async def main() -> int:
     """Run the demo; the exit code is 1 if fewer than five of six questions have the right memory first."""
-    console = Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False, soft_wrap=True)
     directory = Path(os.environ.get("MNEMO_DATA_DIR", HOME / ".mnemo"))
     started = time.perf_counter()
     async with connect(f"embedded:{directory}") as mnemo:
