@@ -127,10 +127,10 @@ async def main() -> int:
     console.print(f"{right} of {len(asked)} questions have the right memory first.")
     console.print(
         "\nGo on:\n"
-        f'  .venv/bin/mnemo recall --space {SPACE} "Who takes care of the dog?"    ask it yourself\n'
-        "  .venv/bin/mnemo ingest --space mine NOTES.md                     keep your own files\n"
-        "  .venv/bin/mnemo serve                                           serve gRPC on 127.0.0.1:7400\n"
-        "  docs/tutorial/first-memory.md                                   the Python client, step by step"
+        f'  .venv/bin/mnemo recall --space {SPACE} "Who takes care of the dog?"   ask it yourself\n'
+        "  .venv/bin/mnemo ingest --space mine NOTES.md                      keep your own files\n"
+        "  .venv/bin/mnemo serve                                             serve gRPC on 127.0.0.1:7400\n"
+        "  docs/tutorial/first-memory.md                                     the Python client, step by step"
     )
     return 0 if 6 * right >= 5 * len(asked) else 1
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mnemo_cognitive.domain.consolidation import Pair, group_duplicates
-from mnemo_cognitive.domain.job import DuplicateGroup
+
+if TYPE_CHECKING:
+    from mnemo_cognitive.domain.job import DuplicateGroup
 
 AGES = st.permutations(range(9))
 EDGES = st.dictionaries(
@@ -66,8 +70,6 @@ def test_a_duplicate_has_no_kept_memory_that_is_more_like_it(pairs: list[Pair]) 
     for pair in pairs:
         if pair.first not in duplicates and pair.second in duplicates:
             assert pair.similarity <= duplicates[pair.second]
-
-
 
 
 @given(found_pairs())

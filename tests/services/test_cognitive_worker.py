@@ -1,4 +1,4 @@
-"""Jobs from their request to their end: a real store, and a small space that answers as memory-core and the index do."""
+"""Jobs from their request to their end: a real store, and a small space in the place of memory-core and the index."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mnemo_cognitive.domain.consolidation import Pair
-from mnemo_cognitive.domain.job import Job, JobState
+from mnemo_cognitive.domain.job import JobState
 from mnemo_cognitive.domain.jobs import LEASE, PROGRESS_SECONDS, Jobs, Worker
 from mnemo_cognitive.domain.ports import SpaceState
 from mnemo_cognitive.storage.postgres_jobs import PostgresJobs
@@ -31,7 +31,9 @@ from mnemocore.testing.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from datetime import datetime, timedelta
 
+    from mnemo_cognitive.domain.job import Job, Report
     from mnemocore.postgres import Database
 
 ADA = Identity(Tenant("acme"), "ada", frozenset({"*"}))
@@ -281,6 +283,24 @@ async def test_progress_can_be_read_while_the_job_runs(service: Service) -> None
         await service.ended(job)
     assert running.state is JobState.RUNNING
     assert running.report.archived == 3
+
+
+class CountingJobs(PostgresJobs):
+    """The store, counting how often a report is written."""
+
+    reports = 0
+
+    async def progress(self, job: Job, report: Report, now: datetime, lease: timedelta) -> bool:
+        self.reports += 1
+        return await super().progress(job, report, now, lease)
+
+
+async def test_a_report_is_not_written_after_every_step(service: Service, database: Database) -> None:
+    counting = CountingJobs(database)
+    quick = Service(counting, service.clock)
+    async with quick.at_work():
+        await quick.ended(await quick.ask())
+    assert (counting.reports, quick.space.archived) == (1, ALL)
 
 
 async def test_two_workers_share_the_jobs(service: Service) -> None:

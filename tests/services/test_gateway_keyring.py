@@ -99,7 +99,15 @@ async def test_any_other_secret_is_refused(keyring: Keyring) -> None:
     _, secret = await issue(keyring)
     _, other = await issue(keyring)
     await keyring.identify(secret)
-    for wrong in ("", "x", secret[:-1], secret + "x", secret.upper(), secret[:38] + other[38:], other[:38] + secret[38:]):
+    for wrong in (
+        "",
+        "x",
+        secret[:-1],
+        secret + "x",
+        secret.upper(),
+        secret[:38] + other[38:],
+        other[:38] + secret[38:],
+    ):
         assert await refused(keyring, wrong), wrong
 
 

@@ -76,7 +76,7 @@ class Client:
         self._spaces: Any = space_service_pb2_grpc.SpaceServiceStub(channel)
         self._gateway: Any = gateway_service_pb2_grpc.GatewayServiceStub(channel)
 
-    async def get(self, name: str = MEMORY) -> memory_service_pb2.GetMemoryResponse:
+    async def get(self, name: str = MEMORY) -> Any:
         request = memory_service_pb2.GetMemoryRequest(name=name)
         return await told(self._memories.GetMemory(request, timeout=SECONDS, **self.options))
 
@@ -85,11 +85,12 @@ class Client:
         await told(self._spaces.CreateSpace(request, timeout=SECONDS, **self.options))
 
     async def create(self, content: str) -> str:
-        request = memory_service_pb2.CreateMemoryRequest(parent="spaces/a", memory={"content": content})
+        memory = resources_pb2.MemoryInput(content=content)
+        request = memory_service_pb2.CreateMemoryRequest(parent="spaces/a", memory=memory)
         response = await told(self._memories.CreateMemory(request, timeout=SECONDS, **self.options))
         return str(response.memory.name)
 
-    async def capabilities(self) -> gateway_service_pb2.GetCapabilitiesResponse:
+    async def capabilities(self) -> Any:
         request = gateway_service_pb2.GetCapabilitiesRequest()
         return await told(self._gateway.GetCapabilities(request, timeout=SECONDS, **self.options))
 
@@ -101,7 +102,7 @@ class Client:
     def ingest(self) -> Any:
         return self._memories.IngestMemories(timeout=SECONDS, **self.options)
 
-    async def raw(self, method: str, request: bytes = b"") -> bytes:
+    async def raw(self, method: str, request: bytes = b"") -> Any:
         call: Any = self.channel.unary_unary(method)
         return await told(call(request, timeout=SECONDS, **self.options))
 
@@ -391,7 +392,7 @@ async def test_a_drain_ends_open_streams_and_takes_no_more(installation: Install
     calls.append(client.ingest())
     for call in calls:
         with pytest.raises(ShuttingDownError) as caught:
-            await read(call)
+            await asyncio.wait_for(read(call), SECONDS / 2)
         assert caught.value.retry_after == 1.0
     assert len(installation.behind.book.spaces["spaces/a"]) == 2
     assert (await client.capabilities()).tenant == "local"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 from mnemo_cognitive.domain.consolidation import Pair, group_duplicates
-from mnemo_cognitive.domain.job import DuplicateGroup
+
+if TYPE_CHECKING:
+    from mnemo_cognitive.domain.job import DuplicateGroup
 
 
 def shown(groups: tuple[DuplicateGroup, ...]) -> list[tuple[str, list[str]]]:

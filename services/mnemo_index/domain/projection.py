@@ -33,6 +33,9 @@ T = TypeVar("T")
 RETRY_SECONDS: Final = 0.2
 """What a caller is told to wait when the index lags."""
 
+SAVING_SHARE: Final = 20.0
+"""Pauses between two rounds of saving are at least so many times as long as the last round."""
+
 _ANSWER_MARGIN: Final = 0.05
 _log = logging.getLogger(__name__)
 
@@ -143,10 +146,13 @@ class Projection:
             self.persisted_position = position
 
     async def keep_saving(self, seconds: float) -> None:
-        """Save every so many seconds until cancelled."""
+        """Save every so many seconds until cancelled; less often where saving takes long, so that it stays cheap."""
+        pause = seconds
         while True:
-            await self._clock.sleep(seconds)
+            await self._clock.sleep(pause)
+            started = self._clock.monotonic()
             await self.save()
+            pause = max(seconds, SAVING_SHARE * (self._clock.monotonic() - started))
 
     async def at_revision(self, space_uid: SpaceUid, revision: int) -> SpaceIndex | None:
         """The index of a space once it has applied `revision`; waits for it within the deadline of the call.
@@ -235,7 +241,9 @@ class Projection:
         self.applied_position = self.persisted_position = self.head_position = position
 
     def _save(self, space_uid: SpaceUid) -> None:
-        self._snapshots.save(space_uid, self._indexes[space_uid].state())
+        index = self._indexes[space_uid]
+        index.drop_erased()
+        self._snapshots.save(space_uid, index.state())
 
     async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from mnemo_index.domain.documents import Change, Filter, digest
+from mnemo_index.domain.documents import Change, ChangeType, Filter, digest
 from mnemo_index.domain.duplicates import near_duplicates
 from mnemo_index.domain.read_write_lock import ReadWriteLock
 from mnemo_index.domain.search import EXACT_ROWS, Hit, Question, question_of, search, weights_of
@@ -56,6 +56,7 @@ class SpaceIndex:
         self._applied = 0
         self._ahead: set[int] = set()
         self._removed: dict[str, int] = {}
+        self._holds_erased = False
 
     @classmethod
     def restored(
@@ -104,6 +105,7 @@ class SpaceIndex:
             with self._lock.writing():
                 self._put(latest, rows, vectors)
                 self._count(fresh, latest)
+            self._holds_erased |= any(change.type is ChangeType.ERASED for change in fresh)
             self._sketch()
             self._compact()
 
@@ -141,6 +143,12 @@ class SpaceIndex:
             first, second = sorted((left, right), key=lambda row: (int(revisions[row]), row))
             duplicates.append(NearDuplicate(MemoryId(tables.ids[first]), MemoryId(tables.ids[second]), similarity))
         return duplicates, more
+
+    def drop_erased(self) -> None:
+        """Let go of what was erased since the tables were built: until then its words and its vector are kept."""
+        with self._writer:
+            if self._holds_erased:
+                self._build_anew()
 
     def state(self) -> SpaceState:
         """What the index holds now. Takes about a millisecond for 10,000 memories; the arrays are not copied."""
@@ -209,9 +217,14 @@ class SpaceIndex:
                 self._tables.sketches.extend(sketches)
 
     def _compact(self) -> None:
-        """Build the tables anew, beside the readers, when a fifth of the rows is dead."""
+        """Build the tables anew when a fifth of the rows is dead."""
         dead = len(self._tables) - self._tables.live
         if dead > max(_LEAST_DEAD, self._tables.live // 4):
-            tables = Tables(self._encoder.dimension, *compacted(self._tables.lists(), self._tables.arrays()))
-            with self._lock.writing():
-                self._tables = tables
+            self._build_anew()
+
+    def _build_anew(self) -> None:
+        """Build the tables without dead rows, beside the readers."""
+        tables = Tables(self._encoder.dimension, *compacted(self._tables.lists(), self._tables.arrays()))
+        with self._lock.writing():
+            self._tables = tables
+        self._holds_erased = False
