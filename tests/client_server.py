@@ -411,6 +411,10 @@ class EventDesk(events_grpc.EventServiceServicer):
         await self.desk.enter("PublishEvents", request, context)
         return events.PublishEventsResponse(positions=[1])
 
+    async def RedactEvents(self, request: events.RedactEventsRequest, context: Context) -> events.RedactEventsResponse:
+        await self.desk.enter("RedactEvents", request, context)
+        return events.RedactEventsResponse(redacted=len(request.keys))
+
     async def ReadEvents(self, request: events.ReadEventsRequest, context: Context) -> events.ReadEventsResponse:
         await self.desk.enter("ReadEvents", request, context)
         last = min(self.head, request.after_position + (request.page_size or 100))

@@ -1,7 +1,7 @@
 """Page sizes and page tokens, the same in every service.
 
-A page token is opaque: it holds where the next page starts and a hash of the query it belongs to, so that it cannot be
-used with another one.
+A page token is opaque: it holds where the next page starts and a hash of that and of the query it belongs to, so that a
+damaged token, or one of another query, is noticed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def page_size(asked: int) -> int:
 
 def encode(query: Any, position: list[Any]) -> str:
     """A token for the page after `position` (JSON values) of `query` (JSON values that describe the whole query)."""
-    raw = json.dumps([_digest(query), position], separators=(",", ":"))
+    raw = json.dumps([_digest([query, position]), position], separators=(",", ":"))
     return base64.urlsafe_b64encode(raw.encode()).decode().rstrip("=")
 
 
@@ -40,7 +40,7 @@ def decode(query: Any, token: str) -> list[Any] | None:
         digest, position = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
     except (binascii.Error, ValueError, TypeError):
         raise PageTokenMismatchError from None
-    if digest != _digest(query) or not isinstance(position, list):
+    if not isinstance(position, list) or digest != _digest([query, position]):
         raise PageTokenMismatchError
     return position
 

@@ -184,6 +184,19 @@ async def test_any_text_is_stored_literally(space: Space, content: str) -> None:
     assert (await space.recall(content[:2000]))[0].memory.id == kept.id
 
 
+async def test_many_large_memories_come_in_short_pages(space: Space) -> None:
+    texts = [f"{number} " + "é" * 51_000 for number in range(200)]
+    await space.remember_many([MemoryInput(content=text) for text in texts])
+    assert [memory.content async for memory in space.list(page_size=1000)] == texts[::-1]
+    assert len([revision async for revision in space.history(page_size=1000)]) == 200
+    ids = [memory.id async for memory in space.list()]
+    assert len((await space.get_many(ids[:50])).memories) == 50
+    with pytest.raises(InvalidFieldError, match="ask for fewer"):
+        await space.get_many(ids)
+    with pytest.raises(InvalidFieldError, match="ask for fewer"):
+        await space.recall("é", limit=1000)
+
+
 async def test_the_year_one_and_the_year_9999(space: Space) -> None:
     for year in (1, 9999):
         moment = datetime(year, 1, 1, tzinfo=UTC)

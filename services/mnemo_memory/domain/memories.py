@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mnemo_memory.domain.consistency import encode_token
 from mnemo_memory.domain.memory import Draft, Filter, Memory, Revision, Space, State
 from mnemo_memory.domain.ports import Author, ListPosition, Request, Store
 from mnemocore import paging
-from mnemocore.errors import MemoryNotFoundError
+from mnemocore.errors import InvalidFieldError, MemoryNotFoundError, Violation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from mnemocore.calls import Identity
     from mnemocore.clock import Clock
     from mnemocore.ids import MemoryId
+
+
+MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
+"""Content one answer carries at most, so that with everything around it it stays below the limit of a gRPC message."""
+MAX_ANSWER: Final = f"the {MAX_ANSWER_BYTES // 1024 // 1024} MiB of content that one answer carries at most"
+
+
+def fitting(memories: Iterable[Memory | None]) -> int:
+    """How many of the first `memories` fit into one answer: at least one."""
+    count = size = 0
+    for memory in memories:
+        size += _size(memory) if memory else 0
+        if size > MAX_ANSWER_BYTES and count:
+            break
+        count += 1
+    return count
+
+
+def _size(memory: Memory) -> int:
+    """Bytes of what a memory holds, rather too many than too few."""
+    size = len(memory.content) * (1 if memory.content.isascii() else 4)
+    return size + 4 * len(repr(memory.metadata)) if memory.metadata else size
 
 
 class Memories:
@@ -56,6 +78,8 @@ class Memories:
         """The space, the memories in the order asked for, and the ids that name none. Raises SpaceNotFoundError."""
         space = await self._store.get_space(caller.tenant, slug)
         found = await self._store.get(space, ids)
+        if fitting(found.values()) < len(found):
+            raise InvalidFieldError.of([Violation("ids", f"{len(ids)} memories exceed {MAX_ANSWER}; ask for fewer")])
         return space, [found[each] for each in ids if each in found], [each for each in ids if each not in found]
 
     async def get_one(self, caller: Identity, slug: str, memory_id: MemoryId) -> tuple[Space, Memory]:
@@ -76,7 +100,8 @@ class Memories:
         position = ListPosition(*token) if token else ListPosition(space.revision + 1, space.revision)
         size = paging.page_size(page_size)
         memories = await self._store.list_memories(space, where, wanted, position, size + 1)
-        page, more = memories[:size], len(memories) > size
+        page = memories[: min(size, fitting(memories))]
+        more = len(memories) > len(page)
         return space, page, paging.encode(query, [page[-1].created_revision, position.as_of]) if more else ""
 
     async def delete(
@@ -125,7 +150,8 @@ class Memories:
         position = paging.decode(query, page_token)
         size = paging.page_size(page_size)
         revisions = await self._store.list_revisions(space, memory_id, position[0] if position else 0, size + 1)
-        page, more = revisions[:size], len(revisions) > size
+        page = revisions[: min(size, fitting(revision.memory for revision in revisions))]
+        more = len(revisions) > len(page)
         return space, page, paging.encode(query, [page[-1].revision]) if more else ""
 
     def _author(self, caller: Identity, reason: str = "") -> Author:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mnemo_memory.domain.consistency import decode_token, encode_token
+from mnemo_memory.domain.memories import MAX_ANSWER, fitting
 from mnemo_memory.domain.memory import Filter, Memory, Profile, Space, State
 from mnemo_memory.domain.ports import Hit, Index, ScorePart, Store
+from mnemocore.errors import InvalidFieldError, Violation
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -91,8 +93,10 @@ class Recall:
             if (memory := memories.get(hit.memory_id)) is not None and memory.state is State.ACTIVE
         ]
         recalled.sort(key=lambda each: (-each.score, -each.memory.created_revision))
-        token = encode_token(self._store.store_id, space.uid, found.applied_revision)
-        return space, recalled[:wanted], token
+        best = recalled[:wanted]
+        if fitting(each.memory for each in best) < len(best):
+            raise InvalidFieldError.of([Violation("limit", f"{len(best)} results exceed {MAX_ANSWER}; ask for fewer")])
+        return space, best, encode_token(self._store.store_id, space.uid, found.applied_revision)
 
     def _min_revision(self, space: Space, freshness: Freshness) -> int:
         if freshness.everything:

@@ -299,7 +299,7 @@ class BatchGetMemoriesRequest(_message.Message):
     """`spaces/{space}`."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of memories in the space."""
+        """Ids of memories in the space. One answer carries at most 16 MiB of content."""
 
     def __init__(
         self,
@@ -359,7 +359,7 @@ class ListMemoriesRequest(_message.Message):
     parent: _builtins.str
     """`spaces/{space}`."""
     page_size: _builtins.int
-    """Memories a page: 0 means 100, more than 1,000 means 1,000."""
+    """Memories a page: 0 means 100, more than 1,000 means 1,000. A page of large memories is shorter."""
     page_token: _builtins.str
     """`next_page_token` of the page before."""
     @_builtins.property
@@ -558,7 +558,7 @@ class RecallMemoriesRequest(_message.Message):
     query: _builtins.str
     """The question, in words."""
     limit: _builtins.int
-    """Greatest number of results: 0 means 10, more than 1,000 means 1,000."""
+    """Greatest number of results: 0 means 10, more than 1,000 means 1,000. One answer carries at most 16 MiB of content."""
     profile: _resources_pb2.RecallProfile.ValueType
     """How the parts of the score are weighed."""
     @_builtins.property
@@ -669,7 +669,7 @@ class ListRevisionsRequest(_message.Message):
     parent: _builtins.str
     """`spaces/{space}` or `spaces/{space}/memories/{memory}`."""
     page_size: _builtins.int
-    """Revisions a page: 0 means 100, more than 1,000 means 1,000."""
+    """Revisions a page: 0 means 100, more than 1,000 means 1,000. A page of large memories is shorter."""
     page_token: _builtins.str
     """`next_page_token` of the page before."""
     def __init__(

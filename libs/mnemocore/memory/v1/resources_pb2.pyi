@@ -240,7 +240,7 @@ class MemoryInput(_message.Message):
     """How sure the source is, 0 to 1; 1 if not set."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Anything the caller wants to keep beside the text: at most 64 keys, 3 levels deep."""
+        """Anything the caller wants to keep beside the text: at most 64 keys, 3 levels deep, 100 KiB as JSON."""
 
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
