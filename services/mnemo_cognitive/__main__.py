@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mnemo_cognitive.app import CognitiveApp
 from mnemo_cognitive.settings import PREFIX, CognitiveSettings
-from mnemocore.client import InternalCredentials, open_channel
+from mnemocore.client import BreakerRule, InternalCredentials, open_channel
 from mnemocore.clock import SystemClock
 from mnemocore.postgres import Database
 from mnemocore.server.main import run
@@ -23,8 +23,9 @@ async def assemble(settings: CognitiveSettings, resources: AsyncExitStack) -> Co
     )
     resources.push_async_callback(database.close)
     credentials = InternalCredentials(settings.internal_token)
-    memory = await resources.enter_async_context(open_channel(settings.memory_target, credentials))
-    index = await resources.enter_async_context(open_channel(settings.index_target, credentials))
+    rule = BreakerRule(reset=settings.breaker_reset_seconds)
+    memory = await resources.enter_async_context(open_channel(settings.memory_target, credentials, breaker_rule=rule))
+    index = await resources.enter_async_context(open_channel(settings.index_target, credentials, breaker_rule=rule))
     return CognitiveApp(database, memory, index, SystemClock(), settings.job_poll_seconds)
 
 

@@ -23,6 +23,9 @@ class CognitiveSettings:
     job_poll_seconds: float = setting(
         1.0, doc="How often the worker looks for jobs that another replica queued.", minimum=0.05, maximum=60
     )
+    breaker_reset_seconds: float = setting(
+        30.0, doc="How long calls to a service that failed repeatedly are suspended.", minimum=0.1, maximum=3600
+    )
     log_format: str = setting("json", doc="Form of log lines.", choices=("json", "text"))
     log_level: str = setting("INFO", doc="Least level of log lines.", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     otlp_endpoint: str = setting("", doc="OTLP/gRPC endpoint for traces and metrics; empty: none.")

@@ -21,7 +21,8 @@ from mnemo_memory.app import MemoryApp
 from mnemocore.client import InternalCredentials, ResilientChannel
 from mnemocore.clock import SystemClock
 from mnemocore.errors import InvalidSettingError
-from mnemocore.postgres import Database, DataDirectory, EmbeddedPostgres
+from mnemocore.postgres import Database, DataDirectory, DiskReserve, EmbeddedPostgres
+from mnemocore.postgres.reserve import RESERVE_BYTES
 from mnemocore.server import Host, InternalAuthenticator
 from mnemocore.server.main import Streaming
 
@@ -58,15 +59,17 @@ class Installation:
     """Everything on `directory`; as an async context manager it runs between enter and exit.
 
     `listen` is the address of the gateway, `host:port` or `unix:PATH`; empty: no socket, clients use `channel` alone.
+    Writes are refused while less than `reserve_bytes` are free on the disk.
     A gateway that only this machine can reach takes calls without a credential as the local principal's.
     Entering raises DataDirectoryError or InvalidSettingError; whatever was started by then is stopped again.
     """
 
-    def __init__(self, directory: Path, listen: str = "") -> None:
+    def __init__(self, directory: Path, listen: str = "", *, reserve_bytes: int = RESERVE_BYTES) -> None:
         self.directory = directory
         self.address = ""
         """Where the gateway answers, with the real port."""
         self._listen = listen
+        self._reserve_bytes = reserve_bytes
         self._clock = SystemClock()
         self._token = secrets.token_urlsafe(32)
         self._hosts: dict[str, Host] = {}
@@ -101,7 +104,9 @@ class Installation:
 
         await self._serve(EventsApp(database, self._clock))
         await self._serve(await IndexApp.open(self.directory / "index", self._channel("events"), self._clock))
-        await self._serve(MemoryApp(database, self._channel("index"), self._channel("events"), self._clock))
+        reserve = DiskReserve(self.directory, self._clock, self._reserve_bytes)
+        memory = MemoryApp(database, self._channel("index"), self._channel("events"), self._clock, reserve=reserve)
+        await self._serve(memory)
         await self._serve(CognitiveApp(database, self._channel("memory"), self._channel("index"), self._clock))
         await self._open_gateway(database)
         await asyncio.to_thread(directory.publish_address, self.address)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+import os
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mnemo_embedded.admin_key import read_or_make_admin_key
 from mnemo_embedded.installation import Installation
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import grpc
+
+
+PATIENCE_SECONDS: Final = 10.0
+"""How long an owner that offers no address is waited for."""
+
+_PAUSE_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +43,35 @@ class Opened:
 async def open_embedded(directory: Path) -> AsyncIterator[Opened]:
     """Open `directory`: by the server that serves it, or, if there is none, by an installation in this process.
 
-    Raises DataDirectoryError if it cannot be used.
+    An owner without an address, such as another short command, is waited for a few seconds.
+    Raises DataDirectoryError if the directory cannot be used.
     """
-    served = await asyncio.to_thread(DataDirectory.served_by, directory)
-    if served is None:
-        async with Installation(directory) as installation:
-            yield Opened(installation.channel, f"embedded:{directory}", "")
-    elif served.address:
-        key = await asyncio.to_thread(read_or_make_admin_key, directory)
-        yield Opened(None, served.address, key)
-    else:
-        raise DataDirectoryError(
-            f"data directory {directory} is in use by process {served.pid}, which has no address to talk to",
-            path=str(directory),
-        )
+    async with AsyncExitStack() as stack:
+        yield await _open(directory, stack)
+
+
+async def _open(directory: Path, stack: AsyncExitStack) -> Opened:
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        served = await asyncio.to_thread(DataDirectory.served_by, directory)
+        if served is None:
+            try:
+                installation = await stack.enter_async_context(Installation(directory))
+            except DataDirectoryError:
+                if await asyncio.to_thread(DataDirectory.served_by, directory) is None:
+                    raise
+                continue  # somebody else was faster
+            return Opened(installation.channel, f"embedded:{directory}", "")
+        if served.address:
+            key = await asyncio.to_thread(read_or_make_admin_key, directory)
+            return Opened(None, served.address, key)
+        if served.pid == os.getpid() or time.monotonic() > give_up:
+            raise _taken(directory, served.pid)
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
+def _taken(directory: Path, pid: int) -> DataDirectoryError:
+    who = "this process itself; share its connection" if pid == os.getpid() else f"process {pid}"
+    return DataDirectoryError(
+        f"data directory {directory} is in use by {who}; with `mnemo serve` any number can use it", path=str(directory)
+    )

@@ -24,7 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mnemo_embedded.admin_key import read_or_make_admin_key
 from mnemo_embedded.serve import until_signal
 from mnemocore import telemetry
-from mnemocore.errors import PeerUnavailableError
+from mnemocore.errors import InvalidSettingError, PeerUnavailableError
 from mnemocore.postgres import DataDirectory, EmbeddedPostgres
 
 if TYPE_CHECKING:
@@ -36,7 +36,11 @@ SERVICES: Final = ("events", "index", "memory", "cognitive", "gateway")
 """In the order of starting; stopped in reverse."""
 
 START_SECONDS: Final = 60.0
+BREAKER_RESET_SECONDS: Final = 1.0
+"""A service that dies is back within a second or two: nobody has to be kept away from it for longer."""
+
 STOP_SECONDS: Final = 40.0
+_LAST_PORT: Final = 65535
 _LONGEST_SOCKET_PATH: Final = 100
 _LONGEST_PAUSE: Final = 10.0
 _HEALTHY_AFTER: Final = 10.0
@@ -46,7 +50,8 @@ _log = logging.getLogger(__name__)
 class Processes:
     """The processes on `directory`; as an async context manager they run between enter and exit.
 
-    Entering raises DataDirectoryError, or PeerUnavailableError if a service does not become ready.
+    Entering raises DataDirectoryError, InvalidSettingError for the address, or PeerUnavailableError if a service does
+    not become ready.
     """
 
     def __init__(self, directory: Path, listen: str, *, log_level: str = "INFO", log_format: str = "text") -> None:
@@ -76,6 +81,7 @@ class Processes:
         return self._children[service].pid
 
     async def _start(self) -> None:
+        await _refuse_taken(self.address)
         directory = await asyncio.to_thread(DataDirectory.acquire, self.directory)
         self._stack.callback(directory.release)
         postgres = EmbeddedPostgres(self.directory / "postgres")
@@ -120,8 +126,10 @@ class Processes:
             }
             for other in SERVICES:
                 environment[f"{prefix}{other.upper()}_TARGET"] = f"unix:{sockets / other}"
+            environment[prefix + "BREAKER_RESET_SECONDS"] = str(BREAKER_RESET_SECONDS)
             if service != "index":
                 environment[prefix + "DATABASE_URL"] = database_url
+        environment["MNEMO_MEMORY_STORE_FOLDER"] = str(self.directory)
         environment["MNEMO_INDEX_DATA_DIR"] = str(self.directory / "index")
         environment["MNEMO_GATEWAY_LISTEN"] = self.address
         environment["MNEMO_GATEWAY_ADMIN_KEY"] = read_or_make_admin_key(self.directory)
@@ -135,7 +143,10 @@ class _Child:
         self.restarts = 0
         """How often it was started again."""
         self.service = service
-        self._environment = dict(environment)
+        own = f"MNEMO_{service.upper()}_"
+        self._environment = {
+            name: value for name, value in environment.items() if not name.startswith("MNEMO_") or name.startswith(own)
+        }
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -222,11 +233,30 @@ async def _serves(stub: health_pb2_grpc.HealthStub) -> bool:
     return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
 
+async def _refuse_taken(listen: str) -> None:
+    """Raise InvalidSettingError if somebody listens on the address already: its answers would be taken for ours."""
+    try:
+        if listen.startswith("unix:"):
+            _, writer = await asyncio.open_unix_connection(listen.removeprefix("unix:"))
+        else:
+            host, _, port = listen.rpartition(":")
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except (OSError, OverflowError):
+        return
+    writer.close()
+    raise InvalidSettingError(f"listen = {listen!r}: another server answers there", setting="listen")
+
+
 def _with_port(listen: str) -> str:
-    """The address with a free port in the place of port 0."""
-    host, _, port = listen.rpartition(":")
-    if port != "0" or listen.startswith("unix:"):
+    """The address with a free port in the place of port 0. Raises InvalidSettingError for what is no address."""
+    if listen.startswith("unix:"):
         return listen
-    with socket.socket() as free:
-        free.bind((host, 0))
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > _LAST_PORT:
+        text = f"listen = {listen!r}: allowed is host:port (port 0 to {_LAST_PORT}, 0 for any) or unix:PATH"
+        raise InvalidSettingError(text, setting="listen")
+    if port != "0":
+        return listen
+    with socket.socket(socket.AF_INET6 if host.startswith("[") else socket.AF_INET) as free:
+        free.bind((host.strip("[]"), 0))
         return f"{host}:{free.getsockname()[1]}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mnemo_gateway.app import GatewayApp
 from mnemo_gateway.settings import PREFIX, GatewaySettings
-from mnemocore.client import InternalCredentials, open_channel
+from mnemocore.client import BreakerRule, InternalCredentials, open_channel
 from mnemocore.clock import SystemClock
 from mnemocore.postgres import Database
 from mnemocore.server.main import run
@@ -23,6 +23,7 @@ async def assemble(settings: GatewaySettings, resources: AsyncExitStack) -> Gate
     database = await Database.open(settings.database_url, max_size=settings.pool_size, application_name="mnemo-gateway")
     resources.push_async_callback(database.close)
     credentials = InternalCredentials(settings.internal_token)
+    rule = BreakerRule(reset=settings.breaker_reset_seconds)
     targets = {
         "memory": settings.memory_target,
         "index": settings.index_target,
@@ -30,7 +31,9 @@ async def assemble(settings: GatewaySettings, resources: AsyncExitStack) -> Gate
         "events": settings.events_target,
     }
     channels = {
-        f"mnemocore.{name}.v1": await resources.enter_async_context(open_channel(target, credentials))
+        f"mnemocore.{name}.v1": await resources.enter_async_context(
+            open_channel(target, credentials, breaker_rule=rule)
+        )
         for name, target in targets.items()
     }
     return GatewayApp(database, channels, SystemClock(), settings.admin_key)

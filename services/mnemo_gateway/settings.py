@@ -25,6 +25,9 @@ class GatewaySettings:
     cognitive_target: str = setting("127.0.0.1:7403", doc="Address of cognitive.")
     events_target: str = setting("127.0.0.1:7404", doc="Address of the event-bus.")
     pool_size: int = setting(5, doc="Greatest number of connections to PostgreSQL.", minimum=2, maximum=500)
+    breaker_reset_seconds: float = setting(
+        30.0, doc="How long calls to a service that failed repeatedly are suspended.", minimum=0.1, maximum=3600
+    )
     log_format: str = setting("json", doc="Form of log lines.", choices=("json", "text"))
     log_level: str = setting("INFO", doc="Least level of log lines.", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     otlp_endpoint: str = setting("", doc="OTLP/gRPC endpoint for traces and metrics; empty: none.")

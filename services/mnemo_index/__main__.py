@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mnemo_index.app import IndexApp
 from mnemo_index.settings import PREFIX, IndexSettings
-from mnemocore.client import InternalCredentials, open_channel
+from mnemocore.client import BreakerRule, InternalCredentials, open_channel
 from mnemocore.clock import SystemClock
 from mnemocore.server.main import run
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 async def assemble(settings: IndexSettings, resources: AsyncExitStack) -> IndexApp:
     """The index in its folder, with a channel to the event-bus."""
     credentials = InternalCredentials(settings.internal_token)
-    events = await resources.enter_async_context(open_channel(settings.events_target, credentials))
+    rule = BreakerRule(reset=settings.breaker_reset_seconds)
+    events = await resources.enter_async_context(open_channel(settings.events_target, credentials, breaker_rule=rule))
     return await IndexApp.open(settings.data_dir, events, SystemClock(), settings.search_threads, settings.save_seconds)
 
 

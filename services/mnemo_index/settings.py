@@ -23,6 +23,9 @@ class IndexSettings:
     save_seconds: float = setting(
         30.0, doc="How often snapshots are written; more often means a shorter restart.", minimum=1, maximum=3600
     )
+    breaker_reset_seconds: float = setting(
+        30.0, doc="How long calls to a service that failed repeatedly are suspended.", minimum=0.1, maximum=3600
+    )
     log_format: str = setting("json", doc="Form of log lines.", choices=("json", "text"))
     log_level: str = setting("INFO", doc="Least level of log lines.", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     otlp_endpoint: str = setting("", doc="OTLP/gRPC endpoint for traces and metrics; empty: none.")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnemo_memory.app import MemoryApp
 from mnemo_memory.settings import PREFIX, MemorySettings
-from mnemocore.client import InternalCredentials, open_channel
+from mnemocore.client import BreakerRule, InternalCredentials, open_channel
 from mnemocore.clock import SystemClock
-from mnemocore.postgres import Database
+from mnemocore.postgres import Database, DiskReserve
 from mnemocore.server.main import run
 
 if TYPE_CHECKING:
@@ -21,9 +22,12 @@ async def assemble(settings: MemorySettings, resources: AsyncExitStack) -> Memor
     database = await Database.open(settings.database_url, max_size=settings.pool_size, application_name="mnemo-memory")
     resources.push_async_callback(database.close)
     credentials = InternalCredentials(settings.internal_token)
-    index = await resources.enter_async_context(open_channel(settings.index_target, credentials))
-    events = await resources.enter_async_context(open_channel(settings.events_target, credentials))
-    return MemoryApp(database, index, events, SystemClock(), settings.relay_poll_seconds)
+    rule = BreakerRule(reset=settings.breaker_reset_seconds)
+    index = await resources.enter_async_context(open_channel(settings.index_target, credentials, breaker_rule=rule))
+    events = await resources.enter_async_context(open_channel(settings.events_target, credentials, breaker_rule=rule))
+    clock = SystemClock()
+    reserve = DiskReserve(Path(settings.store_folder), clock) if settings.store_folder else None
+    return MemoryApp(database, index, events, clock, settings.relay_poll_seconds, reserve)
 
 
 if __name__ == "__main__":

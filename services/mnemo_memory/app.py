@@ -23,13 +23,16 @@ if TYPE_CHECKING:
     import grpc
 
     from mnemocore.clock import Clock
-    from mnemocore.postgres import Database
+    from mnemocore.postgres import Database, DiskReserve
 
 _CLEANING_SECONDS: Final = 3600.0
 
 
 class MemoryApp:
-    """memory-core on a database, with channels to the index and the event-bus."""
+    """memory-core on a database, with channels to the index and the event-bus.
+
+    `reserve` watches the disk of a database on this machine.
+    """
 
     name = "memory"
 
@@ -40,6 +43,7 @@ class MemoryApp:
         events_channel: grpc.aio.Channel,
         clock: Clock,
         relay_poll_seconds: float = 1.0,
+        reserve: DiskReserve | None = None,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -47,9 +51,11 @@ class MemoryApp:
         relay = Relay(
             self._store, EventLogClient(events_channel), clock, relay_poll_seconds, gauge("mnemo.relay.lag").set
         )
-        memories = Memories(self._store, clock, relay.wake)
+        memories = Memories(self._store, clock, relay.wake, reserve.check if reserve else _always_room)
         recall = Recall(self._store, IndexClient(index_channel), clock)
         self._tasks = [BackgroundTask("relay", relay.run), BackgroundTask("request records", self._clean)]
+        if reserve:
+            self._tasks.append(BackgroundTask("disk reserve", reserve.watch))
         self.services = [
             Service(
                 MemoryServicer(memories, recall),
@@ -83,3 +89,7 @@ class MemoryApp:
         while True:
             await self._store.forget_old_requests(self._clock.now() - timedelta(hours=REQUEST_LIFE_HOURS))
             await self._clock.sleep(_CLEANING_SECONDS)
+
+
+def _always_room() -> None:
+    """The disk of a database elsewhere is not ours to watch."""

@@ -23,6 +23,12 @@ class MemorySettings:
     relay_poll_seconds: float = setting(
         1.0, doc="How often the relay looks for revisions that another replica committed.", minimum=0.05, maximum=60
     )
+    store_folder: str = setting(
+        "", doc="Folder of a PostgreSQL on this machine: writes are refused before its disk is full. Empty: elsewhere."
+    )
+    breaker_reset_seconds: float = setting(
+        30.0, doc="How long calls to a service that failed repeatedly are suspended.", minimum=0.1, maximum=3600
+    )
     log_format: str = setting("json", doc="Form of log lines.", choices=("json", "text"))
     log_level: str = setting("INFO", doc="Least level of log lines.", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     otlp_endpoint: str = setting("", doc="OTLP/gRPC endpoint for traces and metrics; empty: none.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -14,7 +16,7 @@ import pytest
 from tests.e2e.conftest import eventually
 
 from mnemocore import MemoryInput, connect
-from mnemocore.errors import DeadlineExceededError, MnemoError, UnavailableError
+from mnemocore.errors import DataDirectoryError, DeadlineExceededError, MnemoError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -103,7 +105,7 @@ async def test_no_process_is_left_behind(run_server: Callable[..., Server], tmp_
         assert [process for process in family if process.is_running()] == []
 
 
-@pytest.mark.slow  # a breaker that has opened lets the first call through after 30 s
+@pytest.mark.slow  # five installations of five processes
 @pytest.mark.parametrize("service", ["mnemo_events", "mnemo_index", "mnemo_memory", "mnemo_cognitive", "mnemo_gateway"])
 async def test_a_service_that_dies_is_started_again(
     run_server: Callable[..., Server], tmp_path: Path, service: str
@@ -128,7 +130,7 @@ def _process_of(server: Server, service: str) -> psutil.Process:
 
 
 async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """The first answer of `call` that is no UnavailableError; a breaker that has opened closes again after 30 s."""
+    """The first answer of `call` that is no UnavailableError; a client whose breaker has opened waits for 30 s."""
     async with asyncio.timeout(60):
         while True:
             try:
@@ -137,10 +139,12 @@ async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
                 await asyncio.sleep(0.05)
 
 
-def serve_once(directory: Path) -> subprocess.CompletedProcess[str]:
+def serve_once(
+    directory: Path, command: str = "serve", listen: str = "127.0.0.1:0"
+) -> subprocess.CompletedProcess[str]:
     """Run `mnemo serve` until it gives up."""
     return subprocess.run(
-        [sys.executable, "-m", "mnemo_cli", "serve", "--data-dir", str(directory), "--listen", "127.0.0.1:0"],
+        [sys.executable, "-m", "mnemo_cli", command, "--data-dir", str(directory), "--listen", listen],
         capture_output=True,
         text=True,
         timeout=60,
@@ -157,6 +161,54 @@ async def test_one_directory_has_one_server(run_server: Callable[..., Server], t
     assert server.address in second.stderr
     async with connect(f"embedded:{tmp_path}") as through_the_server:
         await through_the_server.space("s").remember("kept by the running server")
+
+
+@pytest.mark.parametrize("command", ["serve", "up"])
+async def test_an_address_in_use_or_out_of_range_is_refused(
+    run_server: Callable[..., Server], tmp_path: Path, command: str
+) -> None:
+    server = run_server("serve", tmp_path / "first")
+    for listen in (server.address, "127.0.0.1:99999", "nonsense"):
+        refused = await asyncio.to_thread(serve_once, tmp_path / "second", command, listen)
+        assert refused.returncode == 1
+        assert refused.stderr.strip().splitlines()[-1].startswith(f"error: listen = {listen!r}")
+
+
+async def test_commands_at_the_same_time_wait_for_each_other(tmp_path: Path) -> None:
+    script = "import asyncio, sys; from tests.e2e.test_crash import keep; asyncio.run(keep(*sys.argv[1:]))"
+    processes = [
+        await asyncio.create_subprocess_exec(sys.executable, "-c", script, str(tmp_path), str(number))
+        for number in range(4)
+    ]
+    assert [await process.wait() for process in processes] == [0, 0, 0, 0]
+    async with connect(f"embedded:{tmp_path}") as mnemo:
+        assert {memory.content async for memory in mnemo.space("s").list()} == {f"note {n}" for n in range(4)}
+        with pytest.raises(DataDirectoryError, match="this process itself"):
+            await keep(str(tmp_path), "5")
+
+
+async def keep(directory: str, number: str) -> None:
+    """What each of several short programs does."""
+    async with connect(f"embedded:{directory}") as mnemo:
+        await mnemo.space("s").remember(f"note {number}")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # forking with threads is what is tested
+async def test_a_forked_child_keeps_nothing_open(tmp_path: Path) -> None:
+    async with connect(f"embedded:{tmp_path}") as mnemo:
+        await mnemo.space("s").remember("before the fork")
+        script = "import os, time\nif os.fork() == 0:\n    time.sleep(600)"
+        assert script  # the child is made by this process: it has to inherit our files
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+            os._exit(0)
+    try:
+        async with connect(f"embedded:{tmp_path}") as mnemo:
+            assert (await mnemo.space("s").info()).active_memories == 1
+    finally:
+        os.kill(child, signal.SIGKILL)
+        await asyncio.to_thread(os.waitpid, child, 0)
 
 
 @pytest.mark.parametrize("trouble", ["newer", "file", "read only"])

@@ -57,7 +57,7 @@ class Service:
         self.clock = ManualClock()
         self.index = ToldIndex()
         self.spaces = Spaces(store, self.clock)
-        self.memories = Memories(store, self.clock, lambda: None)
+        self.memories = Memories(store, self.clock, lambda: None, lambda: None)
         self._recall = Recall(store, self.index, self.clock)
 
     async def keep(self, *drafts: Draft, slug: str = "notes") -> tuple[tuple[Memory, ...], str]:

@@ -84,7 +84,7 @@ def test_good_messages_pass(message: Message) -> None:
         (item(id=UUID.upper()), {"id": f"'{UUID.upper()}'; a lower-case UUID is required"}),
         (item(kind=99), {"kind": "99; a number of the enum MemoryKind is required"}),
         (item(actor="x" * 257), {"actor": "is 257 characters long; at most 256 characters are allowed"}),
-        (item(ordinal=-1), {"ordinal": "-1; at least 0 is allowed"}),
+        (item(ordinal=-1), {"ordinal": "-1; 0 to 9007199254740992 is allowed"}),
         (item(importance=1.5), {"importance": "1.5; 0 to 1 is allowed"}),
         (item(importance=math.nan), {"importance": "nan; 0 to 1 is allowed"}),
         (item(confidence=-math.inf), {"confidence": "-inf; 0 to 1 is allowed"}),

@@ -103,7 +103,7 @@ def _value_to_wire(item: object, into: Value, path: str) -> None:
     elif isinstance(item, (int, float)):
         into.number_value = _double(item, path)
     elif isinstance(item, str):
-        _assign(into, "string_value", str(item), path)
+        assign(into, "string_value", str(item), path)
     elif isinstance(item, Mapping):
         into.struct_value.SetInParent()
         struct_to_wire(item, into.struct_value, path)
@@ -148,10 +148,10 @@ def memory_input_to_wire(item: values.MemoryInput) -> memory_pb2.MemoryInput:
     """The message that creates `item`."""
     message = memory_pb2.MemoryInput(kind=enum_to_wire(values.MemoryKind, item.kind, "kind"))
     for field in ("id", "content", "actor", "session"):
-        _assign(message, field, getattr(item, field))
+        assign(message, field, getattr(item, field))
     for field in ("ordinal", "importance", "confidence"):
         if (number := getattr(item, field)) is not None:
-            _assign(message, field, number)
+            assign(message, field, number)
     _extend(message, "tags", item.tags)
     if item.metadata:
         struct_to_wire(item.metadata, message.metadata, "metadata")
@@ -218,6 +218,7 @@ def space_from_wire(message: memory_pb2.Space) -> values.SpaceInfo:
     """A space and its counts."""
     return values.SpaceInfo(
         id=last_part(message.name),
+        uid=message.uid,
         description=message.description,
         revision=message.revision,
         active_memories=message.active_memories,
@@ -321,7 +322,8 @@ def last_part(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def _assign(message: Any, field: str, value: object, path: str | None = None) -> None:
+def assign(message: Any, field: str, value: object, path: str | None = None) -> None:
+    """Set a field. Raises InvalidFieldError that names it if the message cannot carry the value."""
     try:
         setattr(message, field, value)
     except (TypeError, ValueError) as error:

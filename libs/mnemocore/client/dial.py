@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import grpc
 
+from mnemocore.client.breaker import DEFAULT_RULE, BreakerRule
 from mnemocore.client.channel import ResilientChannel
 from mnemocore.errors import InvalidFieldError, Violation
 
@@ -42,7 +43,12 @@ class TlsFiles:
 
 
 def open_channel(
-    target: str, credentials: Credentials | None = None, *, tls: bool | TlsFiles = False, clock: Clock | None = None
+    target: str,
+    credentials: Credentials | None = None,
+    *,
+    tls: bool | TlsFiles = False,
+    clock: Clock | None = None,
+    breaker_rule: BreakerRule = DEFAULT_RULE,
 ) -> ResilientChannel:
     """A channel to `HOST:PORT` (calls go round all addresses of the host) or `unix:PATH`. Connects with the first call.
 
@@ -54,7 +60,7 @@ def open_channel(
         inner = grpc.aio.insecure_channel(address, options=_OPTIONS)
     else:
         inner = grpc.aio.secure_channel(address, _tls_credentials(TlsFiles() if tls is True else tls), options=_OPTIONS)
-    return ResilientChannel(inner, target, credentials=credentials, clock=clock)
+    return ResilientChannel(inner, target, credentials=credentials, clock=clock, breaker_rule=breaker_rule)
 
 
 def _address(target: str) -> str:

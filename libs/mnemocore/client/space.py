@@ -110,12 +110,12 @@ class Space:
         """
         request = memory_service_pb2.RecallMemoriesRequest(
             parent=self._name,
-            query=query,
-            limit=limit,
             filter=convert.filter_to_wire(filter) if filter is not None else None,
             profile=convert.enum_to_wire(values.RecallProfile, profile, "profile"),
             consistency=Consistency(fully_consistent=True) if fully_consistent else self._freshness.requirement(),
         )
+        convert.assign(request, "query", query)
+        convert.assign(request, "limit", limit)
         answered = self._freshness.answered
         response = await self._services.call(self._services.memory.RecallMemories, request)
         self._freshness.note_read(response.read_at.value, answered)

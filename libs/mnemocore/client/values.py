@@ -204,9 +204,10 @@ class FoundMany:
 
 @dataclass(frozen=True, slots=True)
 class SpaceInfo:
-    """A space and its counts."""
+    """A space and its counts. `uid` is its internal id, which events carry."""
 
     id: str
+    uid: str
     description: str
     revision: int
     active_memories: int

@@ -9,5 +9,6 @@ from mnemocore.postgres.directory import DataDirectory, Served
 from mnemocore.postgres.embedded import EmbeddedPostgres
 from mnemocore.postgres.migrations import migrate
 from mnemocore.postgres.notifications import Listener
+from mnemocore.postgres.reserve import DiskReserve
 
-__all__ = ["DataDirectory", "Database", "EmbeddedPostgres", "Listener", "Served", "migrate"]
+__all__ = ["DataDirectory", "Database", "DiskReserve", "EmbeddedPostgres", "Listener", "Served", "migrate"]

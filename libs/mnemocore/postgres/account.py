@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pwd
 import shutil
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from pathlib import Path
 
+_log = logging.getLogger("mnemocore.postgres")
 _NAME: Final = "pgserver"
 _FALLBACK: Final = "nobody"
 
@@ -60,6 +62,7 @@ class Account:
             mode = stat.S_IMODE(folder.stat().st_mode)
             if not mode & stat.S_IXOTH:
                 folder.chmod(mode | stat.S_IXOTH)
+                _log.warning("%s: others may pass through now (mode %o), for PostgreSQL's account", folder, mode | 1)
 
 
 def _existing(name: str) -> pwd.struct_passwd | None:

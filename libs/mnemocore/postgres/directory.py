@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import time
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -31,12 +32,16 @@ class Served:
     address: str
 
 
+_held: weakref.WeakSet[DataDirectory] = weakref.WeakSet()
+
+
 class DataDirectory:
     """A data directory this process holds; nobody else can hold it until `release` or the death of the process."""
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
         self._lock = lock
+        _held.add(self)
 
     @classmethod
     def acquire(cls, path: Path) -> DataDirectory:
@@ -91,6 +96,10 @@ class DataDirectory:
             os.close(self._lock)
             self._lock = -1
 
+    def let_go_in_child(self) -> None:
+        """Close what a forked child has inherited: the lock stays with the parent, and with it alone."""
+        self.release()
+
     def _take_lock(self) -> None:
         give_up = time.monotonic() + _PROBE_GRACE
         while True:
@@ -131,3 +140,11 @@ def _read_served(lock: int) -> Served:
 
 def _unusable(path: Path, reason: str) -> DataDirectoryError:
     return DataDirectoryError(f"data directory {path} {reason}", path=str(path))
+
+
+def _let_go_in_child() -> None:
+    for directory in list(_held):
+        directory.let_go_in_child()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)

@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -38,7 +39,7 @@ _START_LIMIT: Final = 120.0
 _STOP_LIMIT: Final = 60.0
 _MAX_LOG_BYTES: Final = 10 * 1024 * 1024
 _LOG_CHECK_INTERVAL: Final = 60.0
-_RESTART_DELAYS: Final = (0.1, 1.0, 2.0, 5.0, 10.0, 30.0)
+_RESTART_DELAYS: Final = (0.1, 1.0, 2.0, 5.0)
 
 # A server that has only just begun does not hear the signal yet, so it is repeated until the server is gone.
 _KEEPER: Final = """
@@ -78,6 +79,9 @@ log_min_error_statement = panic
 """
 
 
+_servers: weakref.WeakSet[EmbeddedPostgres] = weakref.WeakSet()
+
+
 class EmbeddedPostgres:
     """A PostgreSQL server whose cluster lies in `directory`.
 
@@ -95,6 +99,7 @@ class EmbeddedPostgres:
         self._supervisor: threading.Thread | None = None
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        _servers.add(self)
 
     @property
     def url(self) -> str:
@@ -287,6 +292,11 @@ class EmbeddedPostgres:
             _end_processes(_server_processes(self._directory))
             keeper.wait()
 
+    def let_go_in_child(self) -> None:
+        """Close what a forked child has inherited, so that the pipe closes with the parent and with it alone."""
+        if self._keeper is not None and self._keeper.stdin is not None:
+            self._keeper.stdin.close()
+
     def _bound_log(self) -> None:
         if self._log_file.exists() and self._log_file.stat().st_size > _MAX_LOG_BYTES:
             shutil.copyfile(self._log_file, self._log_file.with_suffix(".log.1"))
@@ -299,6 +309,14 @@ class EmbeddedPostgres:
 def server_program() -> Path:
     """The PostgreSQL server of the installed wheel. Raises InvalidSettingError if there is none."""
     return _program("postgres")
+
+
+def _let_go_in_child() -> None:
+    for server in list(_servers):
+        server.let_go_in_child()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 def _program(name: str) -> Path:

@@ -43,6 +43,7 @@ READINESS_TIMEOUT: Final = 2.0
 
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
+_LAST_PORT: Final = 65535
 _FLUSH_SECONDS: Final = 1.0
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -283,10 +284,11 @@ class HostPart:
 async def _bind(server: grpc.aio.Server, address: str) -> str:
     if address.startswith("unix:"):
         await _refuse_live_socket(address)
-    elif not address.rpartition(":")[2].isdigit() or not address.rpartition(":")[0]:
-        raise InvalidSettingError(
-            f"listen = {address!r}: allowed is host:port (port 0 for any) or unix:PATH", setting="listen"
-        )
+    else:
+        host, _, port_text = address.rpartition(":")
+        if not host or not port_text.isdecimal() or int(port_text) > _LAST_PORT:
+            text = f"listen = {address!r}: allowed is host:port (port 0 to {_LAST_PORT}, 0 for any) or unix:PATH"
+            raise InvalidSettingError(text, setting="listen")
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:

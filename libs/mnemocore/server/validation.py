@@ -340,10 +340,10 @@ def _range_rule(low: float, high: float) -> Rule:
 
 def _range_text(low: float, high: float) -> str:
     if high == math.inf:
-        return f"at least {low:.15g}"
+        return f"at least {low:.16g}"
     if low == -math.inf:
-        return f"at most {high:.15g}"
-    return f"{low:.15g} to {high:.15g}"
+        return f"at most {high:.16g}"
+    return f"{low:.16g} to {high:.16g}"
 
 
 def _check_timestamp(message: Message, found: list[Violation]) -> None:

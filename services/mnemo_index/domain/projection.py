@@ -36,7 +36,9 @@ RETRY_SECONDS: Final = 0.2
 SAVING_SHARE: Final = 20.0
 """Pauses between two rounds of saving are at least so many times as long as the last round."""
 
-_ANSWER_MARGIN: Final = 0.05
+_ANSWER_MARGIN: Final = 0.2
+"""Seconds before the deadline at which a wait is given up, so that the answer still arrives."""
+
 _log = logging.getLogger(__name__)
 
 

@@ -43,7 +43,8 @@ class SnapshotStore:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)  # words and vectors tell what the texts say
 
     def save(self, space_uid: SpaceUid, state: SpaceState) -> None:
         """Keep `state` durably in place of what was kept of the space before.

@@ -34,6 +34,15 @@ def fitting(memories: Iterable[Memory | None]) -> int:
     return count
 
 
+def _refuse_repeated_ids(drafts: Sequence[Draft]) -> None:
+    seen: set[MemoryId] = set()
+    for place, draft in enumerate(drafts):
+        if draft.id in seen:
+            raise InvalidFieldError.of([Violation(f"memories[{place}].id", f"{draft.id} stands twice in the batch")])
+        if draft.id is not None:
+            seen.add(draft.id)
+
+
 def _size(memory: Memory) -> int:
     """Bytes of what a memory holds, rather too many than too few."""
     size = len(memory.content) * (1 if memory.content.isascii() else 4)
@@ -41,20 +50,29 @@ def _size(memory: Memory) -> int:
 
 
 class Memories:
-    """The memories of all spaces. `committed` is called after every commit, to wake the relay."""
+    """The memories of all spaces.
 
-    def __init__(self, store: Store, clock: Clock, committed: Callable[[], None]) -> None:
+    `committed` is called after every commit, to wake the relay; `check_room` before anything is added: it raises
+    StoreFullError when the store has no room.
+    """
+
+    def __init__(
+        self, store: Store, clock: Clock, committed: Callable[[], None], check_room: Callable[[], None]
+    ) -> None:
         self._store = store
         self._clock = clock
         self._committed = committed
+        self._check_room = check_room
 
     async def create(
         self, caller: Identity, slug: str, drafts: Sequence[Draft], request: Request | None
     ) -> tuple[Space, tuple[Memory, ...], str]:
         """Write all drafts in one transaction; returns the space, the memories and a consistency token.
 
-        Raises SpaceNotFoundError, MemoryExistsError, RequestIdReusedError.
+        Raises SpaceNotFoundError, MemoryExistsError, RequestIdReusedError, StoreFullError.
         """
+        self._check_room()
+        _refuse_repeated_ids(drafts)
         space = await self._store.get_space(caller.tenant, slug)
         written = await self._store.create(space, drafts, self._author(caller), request)
         self._committed()
@@ -67,6 +85,7 @@ class Memories:
 
         Raises SpaceNotFoundError, RequestIdReusedError.
         """
+        self._check_room()
         space = await self._store.get_space(caller.tenant, slug)
         memories, revision = await self._store.create_each(space, drafts, self._author(caller), request)
         self._committed()

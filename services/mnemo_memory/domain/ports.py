@@ -110,7 +110,7 @@ class Store(Protocol):
         ...
 
     async def unpublished(self, limit: int) -> list[Space]:
-        """Spaces with revisions that are not marked as published."""
+        """Some of the spaces with revisions that are not marked as published, others every time."""
         ...
 
     async def mark_published(self, space_uid: SpaceUid, revision: int) -> None:

@@ -8,9 +8,11 @@ out of the log before its revision counts as published.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Final
 
 from mnemo_memory.domain.memory import Change
+from mnemocore.errors import MnemoError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 BATCH: Final = 512
 SPACES_A_ROUND: Final = 64
+_log = logging.getLogger(__name__)
 
 
 class Relay:
@@ -62,7 +65,12 @@ class Relay:
             self._report_lag(0.0)
         published = 0
         for space in spaces:
-            published += await self._publish(space)
+            try:
+                published += await self._publish(space)
+            except UnavailableError:
+                raise  # the log does not answer: no space can be published
+            except MnemoError as error:
+                _log.error("space %s cannot be published, the others go on: %s", space.uid, error)
         return published
 
     async def _publish(self, space: Space) -> int:

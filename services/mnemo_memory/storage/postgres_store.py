@@ -291,7 +291,9 @@ class PostgresStore:
     async def unpublished(self, limit: int) -> list[Space]:
         """Spaces with revisions that are not marked as published."""
         found = await self._database.fetch(
-            f"SELECT {rows.SPACE_COLUMNS} FROM memory.spaces WHERE published_revision < revision LIMIT $1", limit
+            f"SELECT {rows.SPACE_COLUMNS} FROM memory.spaces WHERE published_revision < revision "
+            "ORDER BY random() LIMIT $1",
+            limit,
         )
         return [rows.to_space(row) for row in found]
 
@@ -405,7 +407,7 @@ async def _numbered(
     ordinals = await _next_ordinals(connection, space, drafts)
     memories = []
     for number, draft in enumerate(drafts, revision + 1):
-        ordinal = draft.ordinal
+        ordinal = draft.ordinal if draft.session else None
         if draft.session:
             ordinal = ordinals[draft.session] if ordinal is None else ordinal
             ordinals[draft.session] = max(ordinals.get(draft.session, 0), ordinal + 1)

@@ -100,8 +100,9 @@ class MemoryServiceServicer:
     def CreateMemory(self, request, context):
         """Writes one memory. Durable when it answers.
 
-        NOT_FOUND / SPACE_NOT_FOUND; ALREADY_EXISTS / MEMORY_EXISTS if the chosen id is taken;
-        INVALID_ARGUMENT / REQUEST_ID_REUSED.
+        NOT_FOUND / SPACE_NOT_FOUND, or MEMORY_NOT_FOUND if the request is repeated and its memory was erased meanwhile;
+        ALREADY_EXISTS / MEMORY_EXISTS if the chosen id is taken; INVALID_ARGUMENT / REQUEST_ID_REUSED;
+        RESOURCE_EXHAUSTED / STORE_FULL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,8 +40,9 @@ class MemoryServiceStub:
     CreateMemory: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.CreateMemoryRequest, _memory_service_pb2.CreateMemoryResponse]
     """Writes one memory. Durable when it answers.
 
-    NOT_FOUND / SPACE_NOT_FOUND; ALREADY_EXISTS / MEMORY_EXISTS if the chosen id is taken;
-    INVALID_ARGUMENT / REQUEST_ID_REUSED.
+    NOT_FOUND / SPACE_NOT_FOUND, or MEMORY_NOT_FOUND if the request is repeated and its memory was erased meanwhile;
+    ALREADY_EXISTS / MEMORY_EXISTS if the chosen id is taken; INVALID_ARGUMENT / REQUEST_ID_REUSED;
+    RESOURCE_EXHAUSTED / STORE_FULL.
     """
     BatchCreateMemories: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.BatchCreateMemoriesRequest, _memory_service_pb2.BatchCreateMemoriesResponse]
     """Writes up to 1,000 memories in one transaction: all or none.
@@ -108,8 +109,9 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     CreateMemory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.CreateMemoryRequest, _memory_service_pb2.CreateMemoryResponse]  # type: ignore[assignment]
     """Writes one memory. Durable when it answers.
 
-    NOT_FOUND / SPACE_NOT_FOUND; ALREADY_EXISTS / MEMORY_EXISTS if the chosen id is taken;
-    INVALID_ARGUMENT / REQUEST_ID_REUSED.
+    NOT_FOUND / SPACE_NOT_FOUND, or MEMORY_NOT_FOUND if the request is repeated and its memory was erased meanwhile;
+    ALREADY_EXISTS / MEMORY_EXISTS if the chosen id is taken; INVALID_ARGUMENT / REQUEST_ID_REUSED;
+    RESOURCE_EXHAUSTED / STORE_FULL.
     """
     BatchCreateMemories: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.BatchCreateMemoriesRequest, _memory_service_pb2.BatchCreateMemoriesResponse]  # type: ignore[assignment]
     """Writes up to 1,000 memories in one transaction: all or none.
@@ -179,8 +181,9 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_memory_service_pb2.CreateMemoryResponse, _abc.Awaitable[_memory_service_pb2.CreateMemoryResponse]]:
         """Writes one memory. Durable when it answers.
 
-        NOT_FOUND / SPACE_NOT_FOUND; ALREADY_EXISTS / MEMORY_EXISTS if the chosen id is taken;
-        INVALID_ARGUMENT / REQUEST_ID_REUSED.
+        NOT_FOUND / SPACE_NOT_FOUND, or MEMORY_NOT_FOUND if the request is repeated and its memory was erased meanwhile;
+        ALREADY_EXISTS / MEMORY_EXISTS if the chosen id is taken; INVALID_ARGUMENT / REQUEST_ID_REUSED;
+        RESOURCE_EXHAUSTED / STORE_FULL.
         """
 
     @_abc_1.abstractmethod

@@ -233,7 +233,9 @@ class MemoryInput(_message.Message):
     session: _builtins.str
     """The conversation or run it belongs to."""
     ordinal: _builtins.int
-    """Its place in the session; neighbours in a session help one another in recall. Not set: the order of arrival."""
+    """Its place in the session, at most 2^53; neighbours in a session help one another in recall. Not set: the order of
+    arrival. Of no effect without a session.
+    """
     importance: _builtins.float
     """How much it matters, 0 to 1; 0.5 if not set."""
     confidence: _builtins.float
