@@ -139,7 +139,11 @@ def from_filter(where: Filter) -> resources_pb2.MemoryFilter:
 
 def to_freshness(message: common_pb2.Consistency) -> Freshness:
     """The freshness a request asks for."""
-    return Freshness(token=message.at_least_as_fresh.value, everything=message.fully_consistent)
+    return Freshness(
+        token=message.at_least_as_fresh.value,
+        everything=message.fully_consistent,
+        at_once=message.minimize_latency,
+    )
 
 
 def to_profile(number: int) -> Profile:

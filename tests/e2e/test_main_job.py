@@ -20,6 +20,7 @@ from mnemocore.errors import (
     SpaceExistsError,
     SpaceNotFoundError,
 )
+from mnemocore.memory.v1 import memory_service_pb2, memory_service_pb2_grpc
 from mnemocore.testing.waiting import until
 
 if TYPE_CHECKING:
@@ -54,6 +55,15 @@ async def test_a_memory_is_found_by_the_next_recall(space: Space) -> None:
         ("home",),
         {"turn": 1},
     )
+
+
+async def test_what_one_has_written_another_finds_without_a_token(mnemo: Connection, space: Space) -> None:
+    stub = mnemo.stub(memory_service_pb2_grpc.MemoryServiceStub)
+    request = memory_service_pb2.RecallMemoriesRequest(parent=f"spaces/{space.id}", query="Where does Alice live now?")
+    for fact in FACTS:
+        kept = await space.remember(fact)
+        answer = await stub.RecallMemories(request)
+        assert kept.name in {result.memory.name for result in answer.results}
 
 
 async def test_the_best_memory_comes_first_and_the_score_is_explained(space: Space) -> None:

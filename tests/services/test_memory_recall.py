@@ -38,9 +38,13 @@ class ToldIndex:
         self.applied = 0
         self.failure: MnemoError | None = None
         self.asked: list[tuple[SpaceUid, str, int, Filter, int]] = []
+        self.fresh: list[tuple[int, int]] = []
 
-    async def search(self, space_uid: SpaceUid, query: str, limit: int, where: Filter, min_revision: int) -> Found:
+    async def search(
+        self, space_uid: SpaceUid, query: str, limit: int, where: Filter, min_revision: int, wanted_revision: int
+    ) -> Found:
         self.asked.append((space_uid, query, limit, where, min_revision))
+        self.fresh.append((min_revision, wanted_revision))
         if self.failure:
             raise self.failure
         hits = [
@@ -155,9 +159,14 @@ async def test_of_equal_scores_the_newer_memory_comes_first(service: Service) ->
 async def test_the_index_is_asked_to_be_as_fresh_as_wanted(service: Service) -> None:
     _, early = await service.keep(Draft("1"), Draft("2"))
     await service.keep(Draft("3"))
-    for freshness, revision in ((ANY, 0), (Freshness(token=early), 2), (Freshness(everything=True), 3)):
+    for freshness, needed, desired in (
+        (ANY, 0, 3),
+        (Freshness(at_once=True), 0, 0),
+        (Freshness(token=early), 2, 0),
+        (Freshness(everything=True), 3, 3),
+    ):
         await service.recall(freshness=freshness)
-        assert service.index.asked[-1][4] == revision
+        assert service.index.fresh[-1] == (needed, desired)
 
 
 async def test_a_token_of_another_space_is_refused_before_the_index_is_asked(service: Service) -> None:

@@ -26,7 +26,9 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
         self._encoder = encoder
 
     async def Search(self, request: pb.SearchRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.SearchResponse:
-        index = await self._projection.at_revision(SpaceUid(request.space_uid), request.min_revision)
+        space_uid = SpaceUid(request.space_uid)
+        await self._projection.at_revision(space_uid, request.min_revision)
+        index = await self._projection.soon_at_revision(space_uid, request.wanted_revision)
         if index is None:
             return pb.SearchResponse()
         applied = index.applied_revision

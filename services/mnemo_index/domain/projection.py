@@ -36,6 +36,9 @@ RETRY_SECONDS: Final = 0.2
 SAVING_SHARE: Final = 20.0
 """Pauses between two rounds of saving are at least so many times as long as the last round."""
 
+PATIENCE_SECONDS: Final = 0.25
+"""How long a revision is waited for that an answer should contain but need not."""
+
 _ANSWER_MARGIN: Final = 0.2
 """Seconds before the deadline at which a wait is given up, so that the answer still arrives."""
 
@@ -170,6 +173,14 @@ class Projection:
                 raise IndexLaggingError(
                     space=space_uid, wanted=str(revision), applied=str(applied), retry_after=RETRY_SECONDS
                 )
+
+    async def soon_at_revision(self, space_uid: SpaceUid, revision: int) -> SpaceIndex | None:
+        """The index of a space, at `revision` if it gets there within PATIENCE_SECONDS, else as it is then."""
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return await self.at_revision(space_uid, revision)
+        except (TimeoutError, IndexLaggingError):
+            return self._indexes.get(space_uid)
 
     async def run(self, work: Callable[[], T]) -> T:
         """Do `work` beside the event loop. Raises DeadlineExceededError if the call has no time left for it."""

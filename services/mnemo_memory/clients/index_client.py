@@ -22,7 +22,9 @@ class IndexClient:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = index_service_pb2_grpc.IndexServiceStub(channel)
 
-    async def search(self, space_uid: SpaceUid, query: str, limit: int, where: Filter, min_revision: int) -> Found:
+    async def search(
+        self, space_uid: SpaceUid, query: str, limit: int, where: Filter, min_revision: int, wanted_revision: int
+    ) -> Found:
         """The best hits, best first. Raises IndexLaggingError, PeerUnavailableError."""
         response = await self._stub.Search(
             index_service_pb2.SearchRequest(
@@ -31,6 +33,7 @@ class IndexClient:
                 limit=min(limit, 2000),
                 filter=wire.from_filter(where),
                 min_revision=min_revision,
+                wanted_revision=wanted_revision,
             )
         )
         hits = tuple(

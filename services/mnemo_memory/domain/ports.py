@@ -148,8 +148,13 @@ class Found:
 class Index(Protocol):
     """Ranks the active memories of a space."""
 
-    async def search(self, space_uid: SpaceUid, query: str, limit: int, where: Filter, min_revision: int) -> Found:
-        """The best hits, best first. Raises IndexLaggingError, PeerUnavailableError."""
+    async def search(
+        self, space_uid: SpaceUid, query: str, limit: int, where: Filter, min_revision: int, wanted_revision: int
+    ) -> Found:
+        """The best hits, best first, in a state with `min_revision` and, if a moment is enough, `wanted_revision`.
+
+        Raises IndexLaggingError, PeerUnavailableError.
+        """
         ...
 
 

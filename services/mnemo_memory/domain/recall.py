@@ -42,10 +42,15 @@ WEIGHTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """How fresh an answer must be: at least as fresh as `token`, or, with `everything`, as all acknowledged writes."""
+    """How fresh an answer must be: at least as fresh as `token`, or, with `everything`, as all acknowledged writes.
+
+    With neither it should be as fresh as all acknowledged writes, unless that takes longer than a moment; with
+    `at_once` it need not be.
+    """
 
     token: str = ""
     everything: bool = False
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +87,9 @@ class Recall:
         """
         space = await self._store.get_space(caller.tenant, slug)
         wanted = min(limit, MAX_LIMIT) or DEFAULT_LIMIT
-        found = await self._index.search(
-            space.uid, query, 2 * wanted + _SPARE_HITS, where, self._min_revision(space, freshness)
-        )
+        needed = self._min_revision(space, freshness)
+        desired = 0 if freshness.at_once or freshness.token else space.revision
+        found = await self._index.search(space.uid, query, 2 * wanted + _SPARE_HITS, where, needed, desired)
         memories = await self._store.get(space, [hit.memory_id for hit in found.hits])
         now = self._clock.now()
         recalled = [

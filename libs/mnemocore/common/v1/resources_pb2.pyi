@@ -195,7 +195,9 @@ Global___ConsistencyToken: _TypeAlias = ConsistencyToken  # noqa: Y015
 
 @_typing.final
 class Consistency(_message.Message):
-    """How fresh a read must be. Not set: the server's freshest state that needs no waiting."""
+    """How fresh a read must be. Not set: every write acknowledged before the call arrived, as far as a quarter of a second of
+    waiting makes it possible.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -31,6 +31,7 @@ class SearchRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
+    WANTED_REVISION_FIELD_NUMBER: _builtins.int
     space_uid: _builtins.str
     """Internal id of the space."""
     query: _builtins.str
@@ -39,6 +40,10 @@ class SearchRequest(_message.Message):
     """Greatest number of hits."""
     min_revision: _builtins.int
     """The state must contain this revision of the space."""
+    wanted_revision: _builtins.int
+    """The state should contain this revision of the space: waited for a quarter of a second at most, then the answer is based
+    on what there is.
+    """
     @_builtins.property
     def filter(self) -> _resources_pb2.MemoryFilter:
         """Which memories are looked at."""
@@ -51,10 +56,11 @@ class SearchRequest(_message.Message):
         limit: _builtins.int = ...,
         filter: _resources_pb2.MemoryFilter | None = ...,
         min_revision: _builtins.int = ...,
+        wanted_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "limit", b"limit", "min_revision", b"min_revision", "query", b"query", "space_uid", b"space_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "limit", b"limit", "min_revision", b"min_revision", "query", b"query", "space_uid", b"space_uid", "wanted_revision", b"wanted_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
