@@ -35,6 +35,7 @@ from mnemocore.errors import (
 from mnemocore.memory.v1 import memory_service_pb2, space_service_pb2
 from mnemocore.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
 from mnemocore.memory.v1.space_service_pb2_grpc import SpaceServiceStub
+from mnemocore.testing.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -446,7 +447,7 @@ async def test_embedded_finds_its_server_by_name(
         stub = mnemo.stub(SpaceServiceStub)
         with pytest.raises(DeadlineExceededError):
             await stub.GetSpace(space_service_pb2.GetSpaceRequest(name="spaces/a"), timeout=0.05)
-        assert server.desk.cancelled.is_set()
+        await until(server.desk.cancelled.is_set)
         assert len([event async for event in mnemo.events()]) == 25
     assert opened == [("open", tmp_path), ("closed", tmp_path)]
     assert all(seen.metadata["authorization"] == "Bearer owner" for seen in server.desk.seen)
