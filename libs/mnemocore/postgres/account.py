@@ -62,7 +62,7 @@ class Account:
             mode = stat.S_IMODE(folder.stat().st_mode)
             if not mode & stat.S_IXOTH:
                 folder.chmod(mode | stat.S_IXOTH)
-                _log.warning("%s: others may pass through now (mode %o), for PostgreSQL's account", folder, mode | 1)
+                _log.info("%s: others may pass through now (mode %o), for PostgreSQL's account", folder, mode | 1)
 
 
 def _existing(name: str) -> pwd.struct_passwd | None:
