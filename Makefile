@@ -45,7 +45,7 @@ $(INSTALLED): deploy/locks/dev.txt pyproject.toml
 	@touch $@
 
 lock: $(INSTALLED) ## writes deploy/locks anew; UPGRADE=--upgrade takes newer versions
-	$(LOCK) --extra otlp --group dev --output-file deploy/locks/dev.txt pyproject.toml
+	$(LOCK) --extra otlp --extra parquet --group dev --output-file deploy/locks/dev.txt pyproject.toml
 	$(LOCK) --extra otlp --constraints deploy/locks/dev.txt --output-file deploy/locks/runtime.txt pyproject.toml
 	echo hatchling | $(LOCK) --constraints deploy/locks/dev.txt --output-file deploy/locks/build.txt -
 

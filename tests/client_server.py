@@ -1,14 +1,16 @@
 """A small server over the generated base classes, which does what it is told: fail, wait, break a stream, count calls.
 
-It keeps memories in dictionaries and applies a request id once. It is no store, only somebody to talk to.
+It keeps memories in dictionaries and applies a request id once; what it has no desk for it answers as ANSWERS says. It
+is no store, only somebody to talk to.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
 from collections import defaultdict, deque
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -33,16 +35,26 @@ from mnemocore.events.v1 import event_service_pb2_grpc as events_grpc
 from mnemocore.gateway.v1 import gateway_service_pb2 as gateway
 from mnemocore.gateway.v1 import gateway_service_pb2_grpc as gateway_grpc
 from mnemocore.ids import Tenant
+from mnemocore.memory.v1 import association_service_pb2 as links
+from mnemocore.memory.v1 import association_service_pb2_grpc as links_grpc
+from mnemocore.memory.v1 import grant_service_pb2 as grants
+from mnemocore.memory.v1 import grant_service_pb2_grpc as grants_grpc
+from mnemocore.memory.v1 import media_service_pb2 as media
+from mnemocore.memory.v1 import media_service_pb2_grpc as media_grpc
 from mnemocore.memory.v1 import memory_service_pb2 as memory
 from mnemocore.memory.v1 import memory_service_pb2_grpc as memory_grpc
 from mnemocore.memory.v1 import resources_pb2 as resources
+from mnemocore.memory.v1 import session_service_pb2 as sessions
+from mnemocore.memory.v1 import session_service_pb2_grpc as sessions_grpc
 from mnemocore.memory.v1 import space_service_pb2 as spaces
 from mnemocore.memory.v1 import space_service_pb2_grpc as spaces_grpc
+from mnemocore.memory.v1 import working_memory_service_pb2 as working
+from mnemocore.memory.v1 import working_memory_service_pb2_grpc as working_grpc
 from mnemocore.server import Host, LocalChannel, Service
 from mnemocore.status import DETAILS_HEADER, to_status
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
     from mnemocore.policy import MethodInfo
 
@@ -139,12 +151,101 @@ class Book:
         return common.ConsistencyToken(value=f"token-{self.revision}")
 
 
+_MEMORY = resources.Memory(name="spaces/a/memories/0198c5f0-7d2e-7b3c-9a41-5f0e6d2c1b7a", content="as told")
+_TOKEN = common.ConsistencyToken(value="token-told")
+_LINK = resources.Association(source=_MEMORY.name, target="spaces/a/memories/b", type=1, weight=0.5)  # type: ignore[arg-type]
+_GRANT = grants.Grant(id="g", space="spaces/a", principal="p", role=1)  # type: ignore[arg-type]
+_SESSION = sessions.Session(id="s1", agent="planner")
+_CHECKPOINT = sessions.Checkpoint(id="c", session="s1", state={"step": 3})  # type: ignore[arg-type]
+_ITEM = working.WorkingItem(id="w", agent="planner", memory=resources.MemoryInput(content="told"))
+_MEDIA = resources.Media(name="spaces/a/media/m", mime_type="text/plain", size_bytes=3)
+_RECEIPT = spaces.ErasureReceipt(id="r", memories=1)
+
+ANSWERS: dict[str, Any] = {
+    "UpdateMemory": memory.UpdateMemoryResponse(memory=_MEMORY, written_at=_TOKEN),
+    "ProtectMemory": memory.ProtectMemoryResponse(memory=_MEMORY, written_at=_TOKEN),
+    "SupersedeMemory": memory.SupersedeMemoryResponse(memory=_MEMORY, superseded=_MEMORY, written_at=_TOKEN),
+    "RecordFeedback": memory.RecordFeedbackResponse(memory=_MEMORY, written_at=_TOKEN),
+    "UpdateSpace": spaces.UpdateSpaceResponse(space=resources.Space(name="spaces/a", etag="e2")),
+    "DeleteSpace": spaces.DeleteSpaceResponse(),
+    "GetSpaceStats": spaces.GetSpaceStatsResponse(stats=spaces.SpaceStats(content_bytes=7)),
+    "EraseSpace": spaces.EraseSpaceResponse(receipt=_RECEIPT),
+    "ListErasures": spaces.ListErasuresResponse(receipts=[_RECEIPT]),
+    "RotateSpaceKey": spaces.RotateSpaceKeyResponse(key_id="k2", sealed_again=4),
+    "Associate": links.AssociateResponse(association=_LINK),
+    "Dissociate": links.DissociateResponse(removed=1),
+    "ListAssociations": links.ListAssociationsResponse(associations=[_LINK]),
+    "FindPaths": links.FindPathsResponse(paths=[links.AssociationPath(associations=[_LINK], weight=0.5)]),
+    "GetNeighbourhood": links.GetNeighbourhoodResponse(
+        neighbours=[links.Neighbour(memory=_MEMORY, activation=0.35, hops=1)], associations=[_LINK]
+    ),
+    "CreateGrant": grants.CreateGrantResponse(grant=_GRANT),
+    "ListGrants": grants.ListGrantsResponse(grants=[_GRANT]),
+    "DeleteGrant": grants.DeleteGrantResponse(),
+    "ListReceivedGrants": grants.ListReceivedGrantsResponse(grants=[_GRANT]),
+    "AcceptGrant": grants.AcceptGrantResponse(grant=_GRANT),
+    "StartSession": sessions.StartSessionResponse(session=_SESSION),
+    "GetSession": sessions.GetSessionResponse(session=_SESSION),
+    "ListSessions": sessions.ListSessionsResponse(sessions=[_SESSION]),
+    "AppendToSession": sessions.AppendToSessionResponse(memories=[_MEMORY], written_at=_TOKEN),
+    "EndSession": sessions.EndSessionResponse(session=_SESSION),
+    "CreateCheckpoint": sessions.CreateCheckpointResponse(checkpoint=_CHECKPOINT),
+    "ListCheckpoints": sessions.ListCheckpointsResponse(checkpoints=[_CHECKPOINT]),
+    "RestoreCheckpoint": sessions.RestoreCheckpointResponse(checkpoint=_CHECKPOINT),
+    "PushWorkingItem": working.PushWorkingItemResponse(item=_ITEM, evicted_id="old"),
+    "ListWorkingItems": working.ListWorkingItemsResponse(items=[_ITEM]),
+    "ClearWorkingMemory": working.ClearWorkingMemoryResponse(removed=1),
+    "PromoteWorkingItem": working.PromoteWorkingItemResponse(memory=_MEMORY),
+}
+"""What is answered to the methods that no desk knows more about."""
+
+
+def _answer(desk: Desk, method: str) -> Callable[[Any, Context], Awaitable[Any]]:
+    async def answer(request: Any, context: Context) -> Any:
+        await desk.enter(method, request, context)
+        return ANSWERS[method]
+
+    return answer
+
+
+def _answering(desk: Desk, cls: Any, *others: Any) -> Any:
+    """A servicer of this class, which ANSWERS the methods of its service that it has not."""
+    servicer = cls(*others) if others else cls()
+    for method in ANSWERS.keys() & set(dir(cls)):
+        setattr(servicer, method, _answer(desk, method))
+    return servicer
+
+
+class MediaDesk(media_grpc.MediaServiceServicer):
+    """Takes and gives the bytes of one medium."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.data = b""
+
+    async def UploadMedia(
+        self, request_iterator: AsyncIterator[media.UploadMediaRequest], context: Context
+    ) -> media.UploadMediaResponse:
+        first = await anext(request_iterator)
+        await self.desk.enter("UploadMedia", first, context)
+        self.data = b"".join([first.data, *[part.data async for part in request_iterator]])
+        return media.UploadMediaResponse(media=_MEDIA)
+
+    async def ReadMedia(
+        self, request: media.ReadMediaRequest, context: Context
+    ) -> AsyncIterator[media.ReadMediaResponse]:
+        await self.desk.enter("ReadMedia", request, context)
+        for offset in range(request.offset, len(self.data)):
+            yield media.ReadMediaResponse(media=_MEDIA, data=self.data[offset : offset + 1])
+
+
 class MemoryDesk(memory_grpc.MemoryServiceServicer):
     def __init__(self, desk: Desk, book: Book) -> None:
         self.desk = desk
         self.book = book
         self.streams = 0
         self.break_streams: deque[int] = deque()  # batches applied in a stream before it breaks without an answer
+        self.results: deque[list[memory.IngestResult]] = deque()  # told instead of applying the next batches
 
     async def _space(self, parent: str, context: Context) -> dict[str, resources.Memory]:
         name = "/".join(parent.split("/")[:2])
@@ -189,6 +290,8 @@ class MemoryDesk(memory_grpc.MemoryServiceServicer):
             number += 1
 
     def _apply(self, batch: memory.IngestMemoriesRequest) -> list[memory.IngestResult]:
+        if self.results:
+            return self.results.popleft()
         results = []
         names = self.book.answers.get(batch.request_id)
         if batch.request_id and names is not None:
@@ -466,12 +569,39 @@ class _Anybody:
 async def running_server(address: str = "127.0.0.1:0", book: Book | None = None) -> AsyncIterator[TestServer]:
     desk, book = Desk(), book or Book()
     server = grpc.aio.server()
-    memory_desk, event_desk = MemoryDesk(desk, book), EventDesk(desk)
+    memory_desk, event_desk = _answering(desk, MemoryDesk, desk, book), _answering(desk, EventDesk, desk)
     services = (
-        Service(memory_desk, memory_grpc.add_MemoryServiceServicer_to_server, "mnemocore.memory.v1.MemoryService"),
         Service(
-            SpaceDesk(desk, book), spaces_grpc.add_SpaceServiceServicer_to_server, "mnemocore.memory.v1.SpaceService"
+            memory_desk,
+            memory_grpc.add_MemoryServiceServicer_to_server,
+            "mnemocore.memory.v1.MemoryService",
         ),
+        Service(
+            _answering(desk, SpaceDesk, desk, book),
+            spaces_grpc.add_SpaceServiceServicer_to_server,
+            "mnemocore.memory.v1.SpaceService",
+        ),
+        Service(
+            _answering(desk, links_grpc.AssociationServiceServicer),
+            links_grpc.add_AssociationServiceServicer_to_server,
+            "mnemocore.memory.v1.AssociationService",
+        ),
+        Service(
+            _answering(desk, grants_grpc.GrantServiceServicer),
+            grants_grpc.add_GrantServiceServicer_to_server,
+            "mnemocore.memory.v1.GrantService",
+        ),
+        Service(
+            _answering(desk, sessions_grpc.SessionServiceServicer),
+            sessions_grpc.add_SessionServiceServicer_to_server,
+            "mnemocore.memory.v1.SessionService",
+        ),
+        Service(
+            _answering(desk, working_grpc.WorkingMemoryServiceServicer),
+            working_grpc.add_WorkingMemoryServiceServicer_to_server,
+            "mnemocore.memory.v1.WorkingMemoryService",
+        ),
+        Service(MediaDesk(desk), media_grpc.add_MediaServiceServicer_to_server, "mnemocore.memory.v1.MediaService"),
         Service(
             CognitionDesk(desk),
             cognition_grpc.add_CognitionServiceServicer_to_server,
@@ -491,3 +621,27 @@ async def running_server(address: str = "127.0.0.1:0", book: Book | None = None)
         yield TestServer(server, target, desk, book, memory_desk, event_desk, services)
     finally:
         await server.stop(None)
+
+
+@contextmanager
+def serving_in_a_thread() -> Iterator[tuple[TestServer, asyncio.AbstractEventLoop]]:
+    """A running server for callers that block, and the event loop it runs on."""
+    started = threading.Event()
+    state: list[Any] = []
+
+    async def serve() -> None:
+        async with running_server() as server:
+            done = asyncio.Event()
+            state.extend([server, asyncio.get_running_loop(), done])
+            started.set()
+            await done.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    assert started.wait(10)
+    try:
+        yield state[0], state[1]
+    finally:
+        state[1].call_soon_threadsafe(state[2].set)
+        thread.join(10)
+        assert not thread.is_alive()

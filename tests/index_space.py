@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING
 
-from mnemo_index.domain.documents import Change, ChangeType, Document
+from mnemo_index.domain.documents import Change, Document
 from mnemo_index.domain.space_index import SpaceIndex
 from mnemo_index.domain.words import Stems
 from mnemo_index.storage.hamming_scan import hamming_distances
@@ -16,6 +17,7 @@ from mnemocore.ids import MemoryId
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mnemo_index.domain.documents import State
     from mnemo_index.domain.state import SpaceState
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -61,14 +63,14 @@ def document(
     )
 
 
-def created(revision: int, written: Document, change: ChangeType = ChangeType.CREATED) -> Change:
-    """The change that brings a document."""
-    return Change(revision, change, written.memory_id, written)
+def created(revision: int, written: Document, state: State | None = None) -> Change:
+    """The change that brings a document, in another state if one is given."""
+    return Change(revision, written.memory_id, written if state is None else replace(written, state=state))
 
 
-def removed(revision: int, number: int, change: ChangeType = ChangeType.ARCHIVED) -> Change:
-    """The change that takes a memory out of recall."""
-    return Change(revision, change, memory_id(number))
+def removed(revision: int, number: int) -> Change:
+    """The change that leaves nothing of a memory."""
+    return Change(revision, memory_id(number))
 
 
 def filled(*contents: str) -> SpaceIndex:

@@ -11,10 +11,38 @@ from typing import TYPE_CHECKING, Any
 from mnemocore.version import __version__
 
 if TYPE_CHECKING:
-    from mnemocore.client import Connection, Memory, MemoryInput, RecallHit, Space, connect
+    from mnemocore.client import (
+        Connection,
+        Media,
+        Memory,
+        MemoryFilter,
+        MemoryInput,
+        Provenance,
+        RecallHit,
+        Session,
+        Space,
+        SpacePolicy,
+        WorkingMemory,
+        connect,
+    )
     from mnemocore.errors import MnemoError
 
-__all__ = ["Connection", "Memory", "MemoryInput", "MnemoError", "RecallHit", "Space", "__version__", "connect"]
+__all__ = [
+    "Connection",
+    "Media",
+    "Memory",
+    "MemoryFilter",
+    "MemoryInput",
+    "MnemoError",
+    "Provenance",
+    "RecallHit",
+    "Session",
+    "Space",
+    "SpacePolicy",
+    "WorkingMemory",
+    "__version__",
+    "connect",
+]
 
 
 def __getattr__(name: str) -> Any:

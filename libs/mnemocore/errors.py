@@ -6,26 +6,45 @@
     │   ├── DeadlineRequiredError      the call has no deadline
     │   ├── ForeignTokenError          a consistency token of another store or space
     │   ├── PageTokenMismatchError     a page token of another query
-    │   └── RequestIdReusedError       a request id used with another request
+    │   ├── RequestIdReusedError       a request id used with another request
+    │   └── UnsupportedMediaError      bytes of a kind that is not taken, or of another kind than declared
     ├── NotFoundError
     │   ├── SpaceNotFoundError
     │   ├── MemoryNotFoundError
+    │   ├── MediaNotFoundError
+    │   ├── GrantNotFoundError
+    │   ├── SessionNotFoundError
+    │   ├── CheckpointNotFoundError
+    │   ├── WorkingItemNotFoundError
     │   ├── JobNotFoundError
     │   ├── ApiKeyNotFoundError
     │   └── MethodNotFoundError
     ├── AlreadyExistsError
     │   ├── SpaceExistsError
-    │   └── MemoryExistsError
+    │   ├── MemoryExistsError
+    │   ├── DuplicateMemoryError       an equal memory is there
+    │   └── SessionExistsError
     ├── ConflictError
-    │   └── EtagMismatchError
+    │   ├── EtagMismatchError
+    │   ├── SpaceEtagMismatchError
+    │   └── AlreadySupersededError     another memory has taken the place of this one
     ├── PreconditionError
     │   ├── JobStateError
+    │   ├── MemoryProtectedError
+    │   ├── SessionEndedError
+    │   ├── WorkingMemoryFullError
+    │   ├── SpaceNotEmptyError
+    │   ├── SpaceNotEncryptedError
+    │   ├── KeyUnavailableError        a key that is needed is not configured
+    │   ├── BackupDamagedError         a backup that is not whole
     │   ├── DataDirectoryError         a data directory that cannot be used
     │   └── InvalidSettingError        a setting with a value that is not allowed
     ├── UnauthenticatedError
     ├── PermissionDeniedError
+    │   └── RoleRequiredError          a shared space, in a role that does not allow the call
     ├── ExhaustedError
     │   ├── OverloadedError
+    │   ├── QuotaExceededError         the space may not hold more
     │   └── StoreFullError
     ├── UnavailableError
     │   ├── IndexLaggingError
@@ -160,6 +179,14 @@ class RequestIdReusedError(InvalidArgumentError):
     template = "request_id was used before with another request; a new request needs a new id"
 
 
+class UnsupportedMediaError(InvalidArgumentError):
+    """The bytes are of no kind that is taken, or not of the kind they are said to be."""
+
+    reason = "UNSUPPORTED_MEDIA"
+    metadata_keys = ("declared", "detected")
+    template = "the bytes are {detected}, not {declared}"
+
+
 class NotFoundError(MnemoError):
     """What was asked for does not exist for this tenant."""
 
@@ -180,6 +207,46 @@ class MemoryNotFoundError(NotFoundError):
     reason = "MEMORY_NOT_FOUND"
     metadata_keys = ("memory",)
     template = "memory {memory!r} does not exist"
+
+
+class MediaNotFoundError(NotFoundError):
+    """The medium does not exist in the space."""
+
+    reason = "MEDIA_NOT_FOUND"
+    metadata_keys = ("media",)
+    template = "media {media!r} does not exist"
+
+
+class GrantNotFoundError(NotFoundError):
+    """The grant does not exist for the caller."""
+
+    reason = "GRANT_NOT_FOUND"
+    metadata_keys = ("grant",)
+    template = "grant {grant!r} does not exist"
+
+
+class SessionNotFoundError(NotFoundError):
+    """The session was not started in the space."""
+
+    reason = "SESSION_NOT_FOUND"
+    metadata_keys = ("session",)
+    template = "session {session!r} was not started"
+
+
+class CheckpointNotFoundError(NotFoundError):
+    """The checkpoint does not exist in the session."""
+
+    reason = "CHECKPOINT_NOT_FOUND"
+    metadata_keys = ("checkpoint",)
+    template = "checkpoint {checkpoint!r} does not exist"
+
+
+class WorkingItemNotFoundError(NotFoundError):
+    """The item is not in working memory."""
+
+    reason = "WORKING_ITEM_NOT_FOUND"
+    metadata_keys = ("item",)
+    template = "item {item!r} is not in working memory"
 
 
 class JobNotFoundError(NotFoundError):
@@ -228,6 +295,22 @@ class MemoryExistsError(AlreadyExistsError):
     template = "memory {memory!r} exists already"
 
 
+class DuplicateMemoryError(AlreadyExistsError):
+    """An equal memory is there, and the caller asked not to write another."""
+
+    reason = "DUPLICATE_MEMORY"
+    metadata_keys = ("memory",)
+    template = "memory {memory!r} says the same"
+
+
+class SessionExistsError(AlreadyExistsError):
+    """The session was started before."""
+
+    reason = "SESSION_EXISTS"
+    metadata_keys = ("session",)
+    template = "session {session!r} was started before"
+
+
 class ConflictError(MnemoError):
     """Somebody else changed the resource first; read it again and decide."""
 
@@ -242,6 +325,22 @@ class EtagMismatchError(ConflictError):
     template = "memory {memory!r} has changed since its etag was read"
 
 
+class SpaceEtagMismatchError(ConflictError):
+    """The etag of the space is not the stored one."""
+
+    reason = "SPACE_ETAG_MISMATCH"
+    metadata_keys = ("space",)
+    template = "space {space!r} has changed since its etag was read"
+
+
+class AlreadySupersededError(ConflictError):
+    """Another memory has taken the place of this one."""
+
+    reason = "ALREADY_SUPERSEDED"
+    metadata_keys = ("memory", "superseded_by")
+    template = "memory {memory!r} was superseded by {superseded_by!r}"
+
+
 class PreconditionError(MnemoError):
     """The system is not in a state that allows this."""
 
@@ -254,6 +353,62 @@ class JobStateError(PreconditionError):
     reason = "JOB_STATE"
     metadata_keys = ("job", "state")
     template = "job {job!r} is {state}"
+
+
+class MemoryProtectedError(PreconditionError):
+    """The memory is protected."""
+
+    reason = "MEMORY_PROTECTED"
+    metadata_keys = ("memory",)
+    template = "memory {memory!r} is protected; take the protection away first"
+
+
+class SessionEndedError(PreconditionError):
+    """The session has ended."""
+
+    reason = "SESSION_ENDED"
+    metadata_keys = ("session",)
+    template = "session {session!r} has ended"
+
+
+class WorkingMemoryFullError(PreconditionError):
+    """Every item of the working memory is protected."""
+
+    reason = "WORKING_MEMORY_FULL"
+    metadata_keys = ("agent", "session")
+    template = "the working memory of agent {agent!r} in session {session!r} is full of protected items"
+
+
+class SpaceNotEmptyError(PreconditionError):
+    """The space holds memories."""
+
+    reason = "SPACE_NOT_EMPTY"
+    metadata_keys = ("space",)
+    template = "space {space!r} is not empty; erase it to remove everything in it"
+
+
+class SpaceNotEncryptedError(PreconditionError):
+    """The space is not encrypted."""
+
+    reason = "SPACE_NOT_ENCRYPTED"
+    metadata_keys = ("space",)
+    template = "space {space!r} is not encrypted"
+
+
+class KeyUnavailableError(PreconditionError):
+    """A key that is needed is not configured."""
+
+    reason = "KEY_UNAVAILABLE"
+    metadata_keys = ("key",)
+    template = "key {key!r} is not available"
+
+
+class BackupDamagedError(PreconditionError):
+    """A backup is not whole, or cannot be read with the key."""
+
+    reason = "BACKUP_DAMAGED"
+    metadata_keys = ("path",)
+    template = "backup {path} is damaged"
 
 
 class DataDirectoryError(PreconditionError):
@@ -289,6 +444,14 @@ class PermissionDeniedError(MnemoError):
     template = "the credential lacks the scope {scope}"
 
 
+class RoleRequiredError(PermissionDeniedError):
+    """The space is shared with the caller in a role that does not allow the call."""
+
+    reason = "ROLE_REQUIRED"
+    metadata_keys = ("space", "role")
+    template = "space {space!r} is not shared with you as {role}"
+
+
 class ExhaustedError(MnemoError):
     """A limit is reached."""
 
@@ -300,6 +463,14 @@ class OverloadedError(ExhaustedError):
 
     reason = "OVERLOADED"
     template = "the server is at its limit of concurrent calls"
+
+
+class QuotaExceededError(ExhaustedError):
+    """The space may not hold more; nothing was written."""
+
+    reason = "QUOTA_EXCEEDED"
+    metadata_keys = ("space", "quota", "limit")
+    template = "space {space!r} has reached its limit {quota} of {limit}"
 
 
 class StoreFullError(ExhaustedError):

@@ -14,7 +14,16 @@ from mnemocore.common.v1 import options_pb2
 from mnemocore.events.v1 import event_service_pb2
 from mnemocore.gateway.v1 import gateway_service_pb2
 from mnemocore.index.v1 import index_service_pb2
-from mnemocore.memory.v1 import memory_service_pb2, space_service_pb2
+from mnemocore.memory.v1 import (
+    association_service_pb2,
+    grant_service_pb2,
+    media_service_pb2,
+    memory_service_pb2,
+    session_service_pb2,
+    space_service_pb2,
+    transfer_service_pb2,
+    working_memory_service_pb2,
+)
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
@@ -23,6 +32,12 @@ if TYPE_CHECKING:
 SERVICE_FILES: Final[tuple[FileDescriptor, ...]] = (
     memory_service_pb2.DESCRIPTOR,
     space_service_pb2.DESCRIPTOR,
+    association_service_pb2.DESCRIPTOR,
+    grant_service_pb2.DESCRIPTOR,
+    media_service_pb2.DESCRIPTOR,
+    working_memory_service_pb2.DESCRIPTOR,
+    session_service_pb2.DESCRIPTOR,
+    transfer_service_pb2.DESCRIPTOR,
     index_service_pb2.DESCRIPTOR,
     event_service_pb2.DESCRIPTOR,
     cognition_service_pb2.DESCRIPTOR,

@@ -1,7 +1,8 @@
 """Settings: a frozen dataclass per service, read once from the environment.
 
 A field is declared with `setting(...)`; its variable is the prefix and the field's name in upper case. A secret may
-also be given as a file by the same variable with `_FILE` appended. The reference page is made from the same dataclass.
+also be given as a file by the same variable with `_FILE` appended, unless that is a setting of its own. No secret is
+part of a `repr`. The reference page is made from the same dataclass.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def setting(
 ) -> Any:
     """Declare a field: `doc` says what an operator turns it for, the others bound its values."""
     rule = Rule(doc, minimum, maximum, choices, secret)
-    return dataclasses.field(default=default, metadata={"rule": rule})
+    return dataclasses.field(default=default, repr=not secret, metadata={"rule": rule})
 
 
 def load(cls: type[T], prefix: str, environ: Mapping[str, str], **overrides: Any) -> T:
@@ -63,6 +64,7 @@ def load(cls: type[T], prefix: str, environ: Mapping[str, str], **overrides: Any
     """
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
+    names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         rule: Rule = field.metadata["rule"]
         variable = prefix + field.name.upper()
@@ -70,7 +72,8 @@ def load(cls: type[T], prefix: str, environ: Mapping[str, str], **overrides: Any
             values[field.name] = _checked(variable, overrides[field.name], rule)
             continue
         text = environ.get(variable)
-        if text is None and rule.secret and (file := environ.get(variable + "_FILE")):
+        in_file = rule.secret and f"{field.name}_file" not in names
+        if text is None and in_file and (file := environ.get(variable + "_FILE")):
             try:
                 text = Path(file).read_text().strip()
             except OSError as error:

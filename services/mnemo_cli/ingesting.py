@@ -156,7 +156,8 @@ class Run:
             on_error="collect",
         )
         self.outcome.uncounted = 0
-        self.outcome.kept += len(result.ids)
+        self.outcome.kept += len(result.ids) - len(result.duplicates)
+        self.outcome.already_there += len(result.duplicates)
         for refused in result.errors:
             if isinstance(refused.error, MemoryExistsError):
                 self.outcome.already_there += 1

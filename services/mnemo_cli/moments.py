@@ -26,12 +26,19 @@ def time(text: str) -> datetime:
     return found.replace(tzinfo=UTC)
 
 
+def span(text: str) -> timedelta:
+    """A span such as `90s`, `10m`, `2h`, `30d` or `4w`. Raises click.BadParameter."""
+    found = _SPAN.fullmatch(text)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is not a span; allowed are such as 90s, 10m, 2h, 30d and 4w")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
 def expiry(text: str) -> datetime:
     """A span from now such as `30d` (s, m, h, d, w), or a time. Raises click.BadParameter."""
-    span = _SPAN.fullmatch(text)
-    if span is None:
+    if _SPAN.fullmatch(text) is None:
         return time(text)
     try:
-        return datetime.now(UTC) + timedelta(**{_UNITS[span[2]]: int(span[1])})
+        return datetime.now(UTC) + span(text)
     except OverflowError:
         raise click.BadParameter(f"{text!r} is too far away; leave the option out for never") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def print_json(value: object) -> None:
-    """Print one JSON document: dataclasses as objects, times as RFC 3339."""
+    """Print one JSON document: dataclasses as objects, times as RFC 3339, spans as seconds such as `90s`."""
     text = json.dumps(plain(value), ensure_ascii=False, indent=2)
     click.echo(text.encode("utf-8", "replace"))
 
@@ -27,8 +27,10 @@ def plain(value: object) -> object:
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    if isinstance(value, (str, Path)):
+    if isinstance(value, (str, Path, date)):
         return str(value)
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():.6f}".rstrip("0").rstrip(".") + "s"
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, Sequence):
@@ -53,3 +55,16 @@ def printable(text: str) -> str:
 def moment(time: datetime | None) -> str:
     """`2026-01-31 12:00:05Z`, or `-` for none."""
     return "-" if time is None else f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+
+
+def shortened(text: str, length: int) -> str:
+    """`text` in one line of at most `length` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 4].rstrip()} ..."
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """Print a line for each fact that is not empty."""
+    for label, value in facts.items():
+        if value:
+            click.echo(f"{label}: {printable(value)}")

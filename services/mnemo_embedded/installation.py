@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final, Protocol
@@ -18,6 +19,7 @@ from mnemo_events.app import EventsApp
 from mnemo_gateway.app import GatewayApp
 from mnemo_index.app import IndexApp
 from mnemo_memory.app import MemoryApp
+from mnemocore import master_keys
 from mnemocore.client import InternalCredentials, ResilientChannel
 from mnemocore.clock import SystemClock
 from mnemocore.errors import InvalidSettingError
@@ -105,7 +107,14 @@ class Installation:
         await self._serve(EventsApp(database, self._clock))
         await self._serve(await IndexApp.open(self.directory / "index", self._channel("events"), self._clock))
         reserve = DiskReserve(self.directory, self._clock, self._reserve_bytes)
-        memory = MemoryApp(database, self._channel("index"), self._channel("events"), self._clock, reserve=reserve)
+        memory = MemoryApp(
+            database,
+            self._channel("index"),
+            self._channel("events"),
+            self._clock,
+            reserve=reserve,
+            master_keys=master_keys.from_environment(os.environ),
+        )
         await self._serve(memory)
         await self._serve(CognitiveApp(database, self._channel("memory"), self._channel("index"), self._clock))
         await self._open_gateway(database)

@@ -6,9 +6,11 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from mnemo_index import wire
 from mnemo_index.api.index_service import IndexServicer
 from mnemo_index.clients.feed_client import FeedClient
 from mnemo_index.domain.projection import Projection
+from mnemo_index.domain.sealed_space import SealedSpace
 from mnemo_index.domain.space_index import SpaceIndex
 from mnemo_index.domain.words import Stems
 from mnemo_index.storage.hamming_scan import hamming_distances
@@ -24,8 +26,11 @@ if TYPE_CHECKING:
     import grpc
 
     from mnemo_index.domain.encoder import Encoder
+    from mnemo_index.domain.projection import Held
+    from mnemo_index.domain.revisions import Revisions
     from mnemo_index.domain.state import SpaceState
     from mnemocore.clock import Clock
+    from mnemocore.ids import SpaceUid
 
 
 class IndexApp:
@@ -57,7 +62,7 @@ class IndexApp:
         ]
         self.services = [
             Service(
-                IndexServicer(self._projection, encoder),
+                IndexServicer(self._projection, encoder, clock),
                 index_service_pb2_grpc.add_IndexServiceServicer_to_server,
                 "mnemocore.index.v1.IndexService",
             )
@@ -113,6 +118,12 @@ class _Spaces:
         """An empty index."""
         return SpaceIndex(self._encoder, self._stems, hamming_distances)
 
-    def restored(self, state: SpaceState) -> SpaceIndex:
-        """An index from a state. Raises ValueError if it is of another model."""
+    def sealed(self, space_uid: SpaceUid, revisions: Revisions) -> SealedSpace:
+        """An encrypted space without memories."""
+        return SealedSpace(space_uid, self.new(), wire.read_document, revisions)
+
+    def restored(self, space_uid: SpaceUid, state: SpaceState) -> Held:
+        """What a state was taken of; an encrypted space is locked. Raises ValueError if it is of another model."""
+        if state.sealed:
+            return SealedSpace.restored(space_uid, state, self.new(), wire.read_document)
         return SpaceIndex.restored(state, self._encoder, self._stems, hamming_distances)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mnemo_memory.app import MemoryApp
 from mnemo_memory.settings import PREFIX, MemorySettings
+from mnemocore import master_keys
 from mnemocore.client import BreakerRule, InternalCredentials, open_channel
 from mnemocore.clock import SystemClock
 from mnemocore.postgres import Database, DiskReserve
@@ -27,7 +28,16 @@ async def assemble(settings: MemorySettings, resources: AsyncExitStack) -> Memor
     events = await resources.enter_async_context(open_channel(settings.events_target, credentials, breaker_rule=rule))
     clock = SystemClock()
     reserve = DiskReserve(Path(settings.store_folder), clock) if settings.store_folder else None
-    return MemoryApp(database, index, events, clock, settings.relay_poll_seconds, reserve)
+    return MemoryApp(
+        database,
+        index,
+        events,
+        clock,
+        settings.relay_poll_seconds,
+        reserve,
+        master_keys.source(settings.master_keys, settings.master_keys_file),
+        settings.consolidation_seconds,
+    )
 
 
 if __name__ == "__main__":

@@ -26,6 +26,17 @@ class MemorySettings:
     store_folder: str = setting(
         "", doc="Folder of a PostgreSQL on this machine: writes are refused before its disk is full. Empty: elsewhere."
     )
+    consolidation_seconds: float = setting(
+        60.0, doc="How often working memory is consolidated; 0: never.", minimum=0, maximum=3600
+    )
+    master_keys: str = setting(
+        "",
+        doc="Master keys of encrypted spaces: ID:BASE64 of 32 bytes each, separated by commas, the current one first.",
+        secret=True,
+    )
+    master_keys_file: str = setting(
+        "", doc="File of master keys, one `ID BASE64` a line, the current one first; read again when it changes."
+    )
     breaker_reset_seconds: float = setting(
         30.0, doc="How long calls to a service that failed repeatedly are suspended.", minimum=0.1, maximum=3600
     )

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import TYPE_CHECKING, Any, Final
 
-from mnemo_memory.domain.memory import Change, Draft, Filter, Kind, Memory, Profile, Revision, Space, State
+from mnemo_memory.domain.changes import UPDATABLE, Update, refuse_empty_validity
+from mnemo_memory.domain.memory import (
+    Change,
+    Draft,
+    Filter,
+    Kind,
+    Media,
+    Memory,
+    Modality,
+    NoveltyGate,
+    OnDuplicate,
+    Origin,
+    Profile,
+    Provenance,
+    Revision,
+    Space,
+    State,
+)
 from mnemo_memory.domain.ports import Request
 from mnemo_memory.domain.recall import Freshness, Recalled
+from mnemo_memory.domain.retention import reliability, strength_of
 from mnemocore.common.v1 import resources_pb2 as common_pb2
 from mnemocore.errors import InvalidFieldError, Violation
 from mnemocore.ids import MemoryId
@@ -18,6 +35,7 @@ from mnemocore.wire import dict_to_struct, struct_to_dict, to_datetime, to_times
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
     from google.protobuf.message import Message
 
@@ -71,6 +89,7 @@ def to_draft(item: resources_pb2.MemoryInput, path: str) -> Draft:
     metadata = struct_to_dict(item.metadata) if item.HasField("metadata") else {}
     _refuse_large(item, path)
     _refuse_nul(item, metadata, path)
+    refuse_empty_validity(_time(item, "valid_from"), _time(item, "valid_to"), path)
     return Draft(
         content=item.content,
         id=MemoryId(item.id) if item.id else None,
@@ -83,7 +102,38 @@ def to_draft(item: resources_pb2.MemoryInput, path: str) -> Draft:
         occurred_at=to_datetime(item.occurred_at) if item.HasField("occurred_at") else None,
         importance=item.importance if item.HasField("importance") else 0.5,
         confidence=item.confidence if item.HasField("confidence") else 1.0,
+        valid_from=_time(item, "valid_from"),
+        valid_to=_time(item, "valid_to"),
+        expires_at=_time(item, "expires_at"),
+        provenance=to_provenance(item.provenance),
+        protected=item.protected,
+        on_duplicate=OnDuplicate(item.on_duplicate),
+        novelty_gate=NoveltyGate(item.novelty_gate),
     )
+
+
+def to_update(item: resources_pb2.MemoryInput, paths: Iterable[str], path: str) -> Update:
+    """The new values of the fields that a mask names. Raises InvalidFieldError for one that cannot be updated."""
+    named = list(dict.fromkeys(paths))
+    unknown = [name for name in named if name not in UPDATABLE]
+    if unknown or not named:
+        described = f"names {', '.join(unknown) or 'nothing'}; allowed are {', '.join(UPDATABLE)}"
+        raise InvalidFieldError.of([Violation("update_mask", described)])
+    if "content" in named and not item.content:
+        raise InvalidFieldError.of([Violation(f"{path}.content", "is empty; allowed are 1 character to 100 KiB")])
+    if "occurred_at" in named and not item.HasField("occurred_at"):
+        raise InvalidFieldError.of([Violation(f"{path}.occurred_at", "is not set; a memory always has a time")])
+    draft = to_draft(item, path)
+    return Update({name: getattr(draft, name) for name in named})
+
+
+def to_provenance(message: resources_pb2.Provenance) -> Provenance:
+    """Where a memory comes from."""
+    return Provenance(Origin(message.origin), tuple(message.sources), message.agent)
+
+
+def _time(message: Message, field: str) -> datetime | None:
+    return to_datetime(getattr(message, field)) if message.HasField(field) else None
 
 
 def _refuse_large(item: resources_pb2.MemoryInput, path: str) -> None:
@@ -95,11 +145,21 @@ def _refuse_large(item: resources_pb2.MemoryInput, path: str) -> None:
 
 def _refuse_nul(item: resources_pb2.MemoryInput, metadata: dict[str, Any], path: str) -> None:
     texts = {"content": item.content, "actor": item.actor, "session": item.session, "tags": "".join(item.tags)}
-    if metadata and "\\u0000" in json.dumps(metadata):
+    texts["provenance"] = "".join([item.provenance.agent, *item.provenance.sources])
+    if has_nul(metadata):
         texts["metadata"] = _NUL
     broken = [Violation(f"{path}.{field}", _NUL_REFUSED) for field, text in texts.items() if _NUL in text]
     if broken:
         raise InvalidFieldError.of(broken)
+
+
+def has_nul(value: Any) -> bool:
+    """Whether a text in JSON-like data contains the character U+0000."""
+    if isinstance(value, str):
+        return _NUL in value
+    if isinstance(value, dict):
+        return any(_NUL in key or has_nul(item) for key, item in value.items())
+    return isinstance(value, (list, tuple)) and any(has_nul(item) for item in value)
 
 
 def to_filter(message: resources_pb2.MemoryFilter) -> Filter:
@@ -107,16 +167,21 @@ def to_filter(message: resources_pb2.MemoryFilter) -> Filter:
     metadata = struct_to_dict(message.metadata)
     for field, values in (("tags", message.tags), ("actors", message.actors), ("sessions", message.sessions)):
         text(f"filter.{field}", "".join(values))
-    if metadata and "\\u0000" in json.dumps(metadata):
+    if has_nul(metadata):
         raise InvalidFieldError.of([Violation("filter.metadata", _NUL_REFUSED)])
     return Filter(
         kinds=tuple(Kind(kind) for kind in message.kinds if kind),
         tags=tuple(message.tags),
         actors=tuple(message.actors),
         sessions=tuple(message.sessions),
-        occurred_from=to_datetime(message.occurred_from) if message.HasField("occurred_from") else None,
-        occurred_to=to_datetime(message.occurred_to) if message.HasField("occurred_to") else None,
+        occurred_from=_time(message, "occurred_from"),
+        occurred_to=_time(message, "occurred_to"),
         metadata=metadata,
+        valid_at=_time(message, "valid_at"),
+        created_from=_time(message, "created_from"),
+        created_to=_time(message, "created_to"),
+        min_importance=message.min_importance if message.HasField("min_importance") else None,
+        modalities=tuple(Modality(modality) for modality in message.modalities if modality),
     )
 
 
@@ -127,11 +192,11 @@ def from_filter(where: Filter) -> resources_pb2.MemoryFilter:
         tags=where.tags,
         actors=where.actors,
         sessions=where.sessions,
+        min_importance=where.min_importance,
+        modalities=[resources_pb2.Modality.ValueType(modality) for modality in where.modalities],
     )
-    if where.occurred_from:
-        message.occurred_from.CopyFrom(to_timestamp(where.occurred_from))
-    if where.occurred_to:
-        message.occurred_to.CopyFrom(to_timestamp(where.occurred_to))
+    for field in ("occurred_from", "occurred_to", "valid_at", "created_from", "created_to"):
+        _set_time(message, field, getattr(where, field))
     if where.metadata:
         message.metadata.CopyFrom(dict_to_struct(where.metadata))
     return message
@@ -156,22 +221,8 @@ def token(value: str) -> common_pb2.ConsistencyToken:
     return common_pb2.ConsistencyToken(value=value)
 
 
-def from_space(space: Space) -> resources_pb2.Space:
-    """A space as a message."""
-    return resources_pb2.Space(
-        name=space.name,
-        uid=space.uid,
-        description=space.description,
-        revision=space.revision,
-        published_revision=space.published_revision,
-        active_memories=space.active,
-        archived_memories=space.archived,
-        create_time=to_timestamp(space.created_at),
-    )
-
-
-def from_memory(space: Space, memory: Memory) -> resources_pb2.Memory:
-    """A memory as a message."""
+def from_memory(space: Space, memory: Memory, now: datetime | None = None) -> resources_pb2.Memory:
+    """A memory as a message; what is counted and computed of it only with `now`."""
     message = resources_pb2.Memory(
         name=memory_name(space, memory.id),
         kind=resources_pb2.MemoryKind.ValueType(memory.kind),
@@ -188,10 +239,42 @@ def from_memory(space: Space, memory: Memory) -> resources_pb2.Memory:
         create_time=to_timestamp(memory.created_at),
         update_time=to_timestamp(memory.updated_at),
         etag=memory.etag,
+        modality=resources_pb2.Modality.ValueType(memory.modality),
+        protected=memory.protected,
+        reliability=reliability(memory.alpha, memory.beta),
+        tier=resources_pb2.Tier.ValueType(memory.tier),
     )
     if memory.metadata:
         message.metadata.CopyFrom(dict_to_struct(memory.metadata))
+    if memory.media is not None:
+        message.media.CopyFrom(from_media(space, memory.media))
+    for field in ("valid_from", "valid_to", "expires_at"):
+        _set_time(message, field, getattr(memory, field))
+    if memory.provenance != Provenance():
+        message.provenance.origin = resources_pb2.Origin.ValueType(memory.provenance.origin)
+        message.provenance.sources.extend(memory.provenance.sources)
+        message.provenance.agent = memory.provenance.agent
+    if memory.supersedes is not None:
+        message.supersedes = memory_name(space, memory.supersedes)
+    if memory.superseded_by is not None:
+        message.superseded_by = memory_name(space, memory.superseded_by)
+    if now is not None:
+        message.strength = strength_of(memory, now)
+        message.access_count = memory.accesses
+        message.last_accessed_at.CopyFrom(to_timestamp(memory.accessed_at or memory.created_at))
     return message
+
+
+def from_media(space: Space, media: Media) -> resources_pb2.Media:
+    """A medium as a message."""
+    return resources_pb2.Media(
+        name=f"{space.name}/media/{media.id}", mime_type=media.mime_type, size_bytes=media.size, sha256=media.sha256
+    )
+
+
+def _set_time(message: Message, field: str, moment: datetime | None) -> None:
+    if moment is not None:
+        getattr(message, field).CopyFrom(to_timestamp(moment))
 
 
 def memory_name(space: Space, memory_id: MemoryId) -> str:
@@ -215,10 +298,10 @@ def from_revision(space: Space, revision: Revision) -> resources_pb2.Revision:
     )
 
 
-def from_recalled(space: Space, recalled: Recalled) -> service_pb2.RecallResult:
+def from_recalled(space: Space, recalled: Recalled, now: datetime) -> service_pb2.RecallResult:
     """A recalled memory as a message."""
     return service_pb2.RecallResult(
-        memory=from_memory(space, recalled.memory),
+        memory=from_memory(space, recalled.memory, now),
         score=recalled.score,
         explanation=[
             resources_pb2.ScoreComponent(
@@ -240,5 +323,11 @@ CHANGE_EVENTS: Final[dict[Change, str]] = {
     Change.RESTORED: "memory.restored",
     Change.ERASED: "memory.erased",
     Change.REPUBLISHED: "memory.republished",
+    Change.UPDATED: "memory.updated",
+    Change.SUPERSEDED: "memory.superseded",
+    Change.EXPIRED: "memory.expired",
+    Change.PROTECTED: "memory.protected",
+    Change.FEEDBACK: "memory.feedback",
+    Change.REINFORCED: "memory.reinforced",
 }
 """The type of the event that carries a change."""

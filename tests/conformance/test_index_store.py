@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from tests.index_space import created, document, encoder, filled, found, removed, restored, space
 
+from mnemo_index.domain.documents import Filter, State
 from mnemo_index.storage.snapshots import SnapshotStore
 from mnemocore.errors import StoreFullError
 from mnemocore.ids import SpaceUid
@@ -113,6 +115,62 @@ def test_a_damaged_snapshot_is_set_aside_and_its_space_is_replayed(
     path.write_bytes(b"")
     assert loaded(tmp_path)[0] == 0
     assert (tmp_path / f"{ONE}.snapshot.corrupt-2").exists()
+
+
+@pytest.mark.parametrize("version", [b"1", b"9"])
+def test_what_another_version_wrote_is_built_anew_without_alarm(
+    tmp_path: Path, version: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = kept(tmp_path)
+    (tmp_path / f"{ONE}.snapshot").write_bytes(b"MNEMOIX" + version + b"green tea" * 100)
+    with caplog.at_level(logging.INFO):
+        position, states = loaded(tmp_path)
+    assert (position, list(states)) == (0, [OTHER])
+    (line,) = caplog.records
+    assert line.levelno == logging.INFO
+    assert ONE in line.message
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{OTHER}.snapshot", "position"]
+    caplog.clear()
+    with caplog.at_level(logging.INFO):  # a start that ended before anything was saved
+        assert loaded(tmp_path)[0] == 0
+    assert caplog.records == []
+    store.save(ONE, filled("only this").state())
+    store.save_position(12)
+    position, states = loaded(tmp_path)
+    assert (position, list(states)) == (12, [ONE, OTHER])
+
+
+def test_nothing_is_left_of_a_space_that_is_forgotten(tmp_path: Path) -> None:
+    store = kept(tmp_path)
+    for name in (f"{ONE}.snapshot.corrupt-1", f"{ONE}.snapshot.tmp"):
+        (tmp_path / name).write_bytes(b"green tea")
+    for _ in range(2):
+        store.forget(ONE)
+        assert sorted(path.name for path in tmp_path.iterdir()) == [f"{OTHER}.snapshot", "position"]
+        position, states = loaded(tmp_path)
+        assert (position, list(states)) == (7, [OTHER])
+    SnapshotStore(tmp_path / "new").forget(ONE)
+
+
+def test_states_and_times_come_back(tmp_path: Path) -> None:
+    index = space()
+    later = document(9, "").occurred_at
+    mortal = replace(document(2, "tea"), expires_at=later, valid_to=later, importance=0.3, modality=2, created_at=later)
+    index.apply([created(1, document(1, "tea"), State.ARCHIVED), created(2, mortal), created(3, document(3, "tea"))])
+    SnapshotStore(tmp_path).save(ONE, index.state())
+    again = restored(loaded(tmp_path)[1][ONE])
+    assert (again.size, index.size) == (2, 2)
+    for wanted in (
+        Filter(),
+        Filter(now=later),
+        Filter(now=later, states=frozenset({State.EXPIRED, State.ARCHIVED})),
+        Filter(valid_at=later),
+        Filter(min_importance=0.31),
+        Filter(modalities=frozenset({2})),
+        Filter(created_from=later),
+    ):
+        assert again.search("tea", 10, wanted) == index.search("tea", 10, wanted)
+    assert found(again, "tea") == [3, 2]
 
 
 def test_a_lost_snapshot_is_noticed(tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.index_space import START, created, document, memory_id, removed, restored, space
+from tests.index_space import START, created, document, encoder, memory_id, removed, restored, space
 
-from mnemo_index.domain.documents import Change, ChangeType, Document, Filter, microseconds
+from mnemo_index.domain.documents import ACTIVE, Change, Document, Filter, State, microseconds
+from mnemocore.ids import MemoryId
 
 if TYPE_CHECKING:
     from mnemo_index.domain.space_index import SpaceIndex
@@ -21,26 +24,49 @@ TEXTS = st.sampled_from(
 ACTORS = st.sampled_from(["", "Alice", "Bob"])
 
 
+MOMENTS = st.sampled_from([START + timedelta(hours=hour) for hour in range(5)])
+STATES = (State.ACTIVE, State.ARCHIVED, State.SUPERSEDED, State.EXPIRED, State.UNKNOWN)
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> Document:
+    """A document in any state; its place in a session is its number."""
+    number = draw(NUMBERS)
+    written = document(
+        number,
+        draw(TEXTS),
+        kind=draw(st.sampled_from(["fact", "observation"])),
+        actor=draw(ACTORS),
+        session=draw(st.sampled_from(["", "s1", "s2"])),
+        ordinal=number,
+        tags=tuple(draw(st.sets(st.sampled_from(["x", "y"])))),
+        metadata=draw(st.dictionaries(st.sampled_from(["k", "l"]), st.sampled_from([1, "1", None, [1]]))),
+    )
+    return replace(
+        written,
+        state=draw(st.sampled_from((State.ACTIVE, *STATES))),
+        created_at=draw(MOMENTS),
+        valid_from=draw(st.none() | MOMENTS),
+        valid_to=draw(st.none() | MOMENTS),
+        expires_at=draw(st.none() | st.none() | MOMENTS),
+        importance=draw(st.sampled_from([0.0, 0.3, 0.5, 1.0])),
+        modality=draw(st.integers(1, 3)),
+    )
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> list[Change]:
     """Changes with revisions 1, 2, 3 ... as memory-core commits them."""
-    changes = []
+    changes: list[Change] = []
     for revision in range(1, draw(st.integers(1, 25)) + 1):
-        number = draw(NUMBERS)
-        if draw(st.booleans()):
-            written = document(
-                number,
-                draw(TEXTS),
-                kind=draw(st.sampled_from(["fact", "observation"])),
-                actor=draw(ACTORS),
-                session=draw(st.sampled_from(["", "s1", "s2"])),
-                ordinal=draw(st.none() | st.integers(0, 3)),
-                tags=tuple(draw(st.sets(st.sampled_from(["x", "y"])))),
-                metadata=draw(st.dictionaries(st.sampled_from(["k", "l"]), st.sampled_from([1, "1", None, [1]]))),
-            )
-            changes.append(created(revision, written, draw(st.sampled_from([ChangeType.CREATED, ChangeType.RESTORED]))))
+        turn = draw(st.integers(0, 3))
+        before = draw(st.sampled_from(changes)).document if changes else None
+        if turn == 0:
+            changes.append(removed(revision, draw(NUMBERS)))
+        elif turn == 1 and before is not None:  # it changes its state and nothing else
+            changes.append(created(revision, before, draw(st.sampled_from(STATES))))
         else:
-            changes.append(removed(revision, number, draw(st.sampled_from([ChangeType.ARCHIVED, ChangeType.ERASED]))))
+            changes.append(created(revision, draw(documents())))
     return changes
 
 
@@ -53,18 +79,36 @@ filters = st.builds(
     occurred_from=st.none() | st.just(document(3, "").occurred_at),
     occurred_to=st.none() | st.just(document(5, "").occurred_at),
     metadata=st.dictionaries(st.just("k"), st.sampled_from([1, "1", None]), max_size=1),
+    valid_at=st.none() | MOMENTS,
+    created_from=st.none() | MOMENTS,
+    created_to=st.none() | MOMENTS,
+    min_importance=st.none() | st.sampled_from([0.0, 0.3, 0.31, 1.0]),
+    modalities=st.frozensets(st.integers(1, 4)),
+    states=st.just(ACTIVE) | st.frozensets(st.sampled_from([*STATES, State.ERASED]), min_size=1),
+    now=st.none() | MOMENTS,
 )
 
 
 def modelled(history: list[Change]) -> dict[str, Document]:
-    """What is active after all changes."""
-    active: dict[str, Document] = {}
+    """What is held after all changes."""
+    held: dict[str, Document] = {}
     for change in history:
         if change.document is None:
-            active.pop(change.memory_id, None)
+            held.pop(change.memory_id, None)
         else:
-            active[change.memory_id] = change.document
-    return active
+            held[change.memory_id] = change.document
+    return held
+
+
+def active(held: dict[str, Document]) -> set[str]:
+    """Those that are found by who asks for nothing in particular."""
+    return {name for name, written in held.items() if written.state is State.ACTIVE}
+
+
+def state_at(written: Document, wanted: Filter) -> State:
+    """The state at the time a filter is about."""
+    over = written.expires_at is not None and wanted.now is not None and written.expires_at <= wanted.now
+    return State.EXPIRED if over and written.state is not State.ARCHIVED else written.state
 
 
 def matches(document: Document, wanted: Filter) -> bool:
@@ -77,6 +121,13 @@ def matches(document: Document, wanted: Filter) -> bool:
         and (wanted.occurred_from is None or document.occurred_at >= wanted.occurred_from)
         and (wanted.occurred_to is None or document.occurred_at < wanted.occurred_to)
         and all(key in document.metadata and document.metadata[key] == value for key, value in wanted.metadata.items())
+        and (wanted.created_from is None or document.created_at >= wanted.created_from)
+        and (wanted.created_to is None or document.created_at < wanted.created_to)
+        and (wanted.valid_at is None or document.valid_from is None or document.valid_from <= wanted.valid_at)
+        and (wanted.valid_at is None or document.valid_to is None or wanted.valid_at < document.valid_to)
+        and (wanted.min_importance is None or document.importance >= wanted.min_importance)
+        and (not wanted.modalities or document.modality in wanted.modalities)
+        and state_at(document, wanted) in wanted.states
     )
 
 
@@ -93,12 +144,45 @@ def applied(history: list[Change], sizes: list[int]) -> SpaceIndex:
 @settings(deadline=None, max_examples=60)
 @given(histories(), st.lists(st.integers(1, 9), min_size=1, max_size=4), filters)
 def test_it_holds_and_filters_what_the_model_does(history: list[Change], sizes: list[int], wanted: Filter) -> None:
-    index, active = applied(history, sizes), modelled(history)
+    index, held = applied(history, sizes), modelled(history)
     assert index.applied_revision == len(history)
-    assert index.size == len(active)
-    assert {hit.memory_id for hit in index.search("tea", 100)} == set(active)
-    expected = {name for name, written in active.items() if matches(written, wanted)}
+    assert index.size == len(active(held))
+    assert {hit.memory_id for hit in index.search("tea", 100)} == active(held)
+    expected = {name for name, written in held.items() if matches(written, wanted)}
     assert {hit.memory_id for hit in index.search("What did Alice say about tea?", 100, wanted)} == expected
+    assert {each.memory_id for each in index.similar("tea", 100, 0.0, wanted)} <= expected
+    pairs, _ = index.near_duplicates(0.5, 100, wanted)
+    assert {each for pair in pairs for each in (pair.first, pair.second)} <= expected
+
+
+@settings(deadline=None, max_examples=60)
+@given(histories(), st.lists(st.integers(1, 9), min_size=1, max_size=4))
+def test_active_memories_rank_as_if_the_others_were_not_there(history: list[Change], sizes: list[int]) -> None:
+    index, alone = applied(history, sizes), space()
+    newest = {change.memory_id: change for change in history}
+    alone.apply([newest[MemoryId(name)] for name in sorted(active(modelled(history)))])
+    for query in ("tea", "What did Alice say?", "Biscuit 40", "!"):
+        assert index.search(query, 100) == alone.search(query, 100)
+
+
+@settings(deadline=None, max_examples=60)
+@given(histories(), filters, TEXTS, st.sampled_from([0.0, 0.2, 0.5, 0.9, 1.0]), st.integers(1, 8))
+def test_similar_ones_are_those_with_the_greatest_cosines(
+    history: list[Change], wanted: Filter, text: str, least: float, limit: int
+) -> None:
+    index, held = applied(history, [5]), modelled(history)
+    matching = {name: written.content for name, written in held.items() if matches(written, wanted)}
+    query, *vectors = encoder().encode([text, *matching.values()])
+    cosines = {name: float(query @ vector) for name, vector in zip(matching, vectors, strict=True)}
+    found = index.similar(text, limit, least, wanted)
+    assert all(abs(each.similarity - max(0.0, cosines[each.memory_id])) < 1e-3 for each in found)
+    assert all(first.similarity >= second.similarity for first, second in pairwise(found))
+    certain = [name for name, cosine in cosines.items() if cosine >= least + 1e-3]
+    possible = [name for name, cosine in cosines.items() if cosine >= least - 1e-3]
+    assert {each.memory_id for each in found} <= set(possible)
+    assert min(limit, len(certain)) <= len(found) <= limit
+    if len(possible) <= limit:
+        assert set(certain) <= {each.memory_id for each in found}
 
 
 @settings(deadline=None, max_examples=40)
@@ -123,9 +207,9 @@ def test_replays_batches_and_restarts_make_no_difference(
 def test_results_are_ordered_bounded_explained_and_as_many_as_there_can_be(
     history: list[Change], limit: int, wanted: Filter, query: str
 ) -> None:
-    index, active = applied(history, [7]), modelled(history)
+    index, held = applied(history, [7]), modelled(history)
     hits = index.search(query, limit, wanted)
-    assert len(hits) == min(limit, sum(matches(written, wanted) for written in active.values()))
+    assert len(hits) == min(limit, sum(matches(written, wanted) for written in held.values()))
     assert [hit.memory_id for hit in hits] == [hit.memory_id for hit in index.search(query, 100, wanted)][:limit]
     for hit in hits:
         assert 0 <= hit.relevance <= 1

@@ -253,7 +253,7 @@ async def test_a_connection_must_be_open(server: TestServer) -> None:
         _ = connection.channel
     await connection.open()
     assert await connection.open() is connection
-    assert (await connection.capabilities()).version == "0.1.0"
+    assert (await connection.capabilities()).version == __version__
     await connection.close()
     await connection.close()
 

@@ -10,15 +10,14 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.client_server import TestServer, running_server
+from tests.client_server import TestServer, serving_in_a_thread
 
 from mnemocore import MemoryInput, client, sync
-from mnemocore.client import Connection, Space
+from mnemocore.client import Connection, Session, Space, WorkingMemory
 from mnemocore.errors import (
     CancelledError,
     InvalidFieldError,
@@ -35,32 +34,9 @@ if TYPE_CHECKING:
 ABSENT = "00000000-0000-7000-8000-000000000000"
 
 
-@contextmanager
-def serving() -> Iterator[tuple[TestServer, asyncio.AbstractEventLoop]]:
-    started = threading.Event()
-    state: list[Any] = []
-
-    async def serve() -> None:
-        async with running_server() as server:
-            done = asyncio.Event()
-            state.extend([server, asyncio.get_running_loop(), done])
-            started.set()
-            await done.wait()
-
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    assert started.wait(10)
-    try:
-        yield state[0], state[1]
-    finally:
-        state[1].call_soon_threadsafe(state[2].set)
-        thread.join(10)
-        assert not thread.is_alive()
-
-
 @pytest.fixture
 def running() -> Iterator[tuple[TestServer, asyncio.AbstractEventLoop]]:
-    with serving() as pair:
+    with serving_in_a_thread() as pair:
         yield pair
 
 
@@ -97,6 +73,10 @@ CONNECTION_CALLS: dict[str, Callable[[Any, str], Any]] = {
     "capabilities": lambda mnemo, job: mnemo.capabilities(),
     "create_space": lambda mnemo, job: mnemo.create_space("b"),
     "spaces": lambda mnemo, job: list(mnemo.spaces()),
+    "erasures": lambda mnemo, job: list(mnemo.erasures()),
+    "received_grants": lambda mnemo, job: list(mnemo.received_grants()),
+    "accept_grant": lambda mnemo, job: mnemo.accept_grant(ABSENT, "theirs"),
+    "delete_grant": lambda mnemo, job: mnemo.delete_grant(ABSENT),
     "create_api_key": lambda mnemo, job: mnemo.create_api_key("p", ["memory:read"]),
     "list_api_keys": lambda mnemo, job: list(mnemo.list_api_keys()),
     "delete_api_key": lambda mnemo, job: mnemo.delete_api_key(ABSENT),
@@ -109,6 +89,7 @@ CONNECTION_CALLS: dict[str, Callable[[Any, str], Any]] = {
 }
 SPACE_CALLS: dict[str, Callable[[Any, str], Any]] = {
     "remember": lambda space, id: space.remember("x"),
+    "remember_with_outcome": lambda space, id: space.remember_with_outcome(MemoryInput("x")),
     "remember_many": lambda space, id: space.remember_many([MemoryInput(content="x")]),
     "recall": lambda space, id: space.recall("x"),
     "get": lambda space, id: space.get(id),
@@ -120,6 +101,42 @@ SPACE_CALLS: dict[str, Callable[[Any, str], Any]] = {
     "info": lambda space, id: space.info(),
     "republish": lambda space, id: space.republish(),
     "consolidate": lambda space, id: space.consolidate(),
+    "update": lambda space, id: space.update(id, content="y"),
+    "protect": lambda space, id: space.protect(id),
+    "unprotect": lambda space, id: space.unprotect(id),
+    "supersede": lambda space, id: space.supersede(id, "z"),
+    "feedback": lambda space, id: space.feedback(id, True),
+    "stats": lambda space, id: space.stats(),
+    "update_space": lambda space, id: space.update_space(description="d"),
+    "set_policy": lambda space, id: space.set_policy(max_memories=7),
+    "share": lambda space, id: space.share("p", "read"),
+    "grants": lambda space, id: list(space.grants()),
+    "associate": lambda space, id: space.associate(id, ABSENT),
+    "dissociate": lambda space, id: space.dissociate(id, ABSENT),
+    "associations": lambda space, id: list(space.associations(id)),
+    "paths": lambda space, id: space.paths(id, ABSENT),
+    "neighbourhood": lambda space, id: space.neighbourhood([id]),
+    "start_session": lambda space, id: space.start_session("s1"),
+    "sessions": lambda space, id: list(space.sessions()),
+    "upload_media": lambda space, id: space.upload_media(b"abc"),
+    "read_media": lambda space, id: b"".join(space.read_media(ABSENT)),
+    "rotate_key": lambda space, id: space.rotate_key(),
+    "erase": lambda space, id: space.erase(confirm="a"),
+    "delete": lambda space, id: space.delete(),
+}
+WORKING_MEMORY_CALLS: dict[str, Callable[[Any], Any]] = {
+    "push": lambda working: working.push("x"),
+    "items": lambda working: working.items(),
+    "promote": lambda working: working.promote(ABSENT),
+    "clear": lambda working: working.clear(),
+}
+SESSION_CALLS: dict[str, Callable[[Any], Any]] = {
+    "info": lambda session: session.info(),
+    "append": lambda session: session.append(["x"]),
+    "checkpoint": lambda session: session.checkpoint({"step": 3}),
+    "checkpoints": lambda session: list(session.checkpoints()),
+    "restore_checkpoint": lambda session: session.restore_checkpoint(),
+    "end": lambda session: session.end(),
 }
 
 
@@ -134,10 +151,15 @@ def async_methods(cls: type) -> set[str]:
 def test_every_async_method_can_be_called_without_async(mnemo: Any) -> None:
     assert async_methods(Connection) == set(CONNECTION_CALLS)
     assert async_methods(Space) == set(SPACE_CALLS)
+    assert async_methods(WorkingMemory) == set(WORKING_MEMORY_CALLS)
+    assert async_methods(Session) == set(SESSION_CALLS)
     space = mnemo.space("a")
     kept = space.remember("x")
     job = space.consolidate()
     results = [call(space, kept.id) for call in SPACE_CALLS.values()]
+    results += [call(space.working_memory("planner")) for call in WORKING_MEMORY_CALLS.values()]
+    results += [call(space.start_session("s1")) for call in SESSION_CALLS.values()]
+    results += [call(space.session("s1")) for call in SESSION_CALLS.values()]
     results += [call(mnemo, job.id) for call in CONNECTION_CALLS.values()]
     assert not any(inspect.isawaitable(result) or hasattr(result, "__anext__") for result in results)
 
@@ -151,6 +173,18 @@ def test_every_public_attribute_is_there(mnemo: Any) -> None:
     assert "127.0.0.1" in repr(mnemo)
     parameters = inspect.signature(mnemo.space("a").remember).parameters
     assert ["self", *parameters] == list(inspect.signature(Space.remember).parameters)
+
+
+def test_handles_block_too(server: TestServer, mnemo: Any) -> None:
+    space = mnemo.space("a")
+    working = space.working_memory("planner", "s1")
+    assert working.push("the train leaves at nine").evicted == "old"
+    assert [item.memory.content for item in working.items()] == ["told"]
+    assert space.start_session(agent="planner").id == "s1"
+    assert space.session("s1").restore_checkpoint().state == {"step": 3}
+    media = space.upload_media(part for part in (b"ab", b"c"))
+    assert b"".join(space.read_media(media, offset=1)) == b"bc"
+    assert server.desk.calls("ReadMedia")[0].request.name == "spaces/a/media/m"
 
 
 def test_raw_stubs_block_too(mnemo: Any) -> None:
@@ -258,7 +292,7 @@ def test_ctrl_c_ends_the_call_and_the_connection_lives(
             mnemo.capabilities()
         interrupter.join(10)
         asyncio.run_coroutine_threadsafe(asyncio.wait_for(server.desk.cancelled.wait(), 5), loop).result(10)
-        assert mnemo.capabilities().version == "0.1.0"
+        assert mnemo.capabilities().version == __version__
 
 
 def test_a_program_that_forgets_to_close_still_ends(server: TestServer) -> None:
@@ -267,7 +301,7 @@ def test_a_program_that_forgets_to_close_still_ends(server: TestServer) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=True
     )
-    assert done.stdout.strip() == "0.1.0"
+    assert done.stdout.strip() == __version__
     assert "Traceback" not in done.stderr
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 TOKEN = "a token"
 SPACE = "018f0000-0000-7000-8000-00000000000a"
+OTHER_SPACE = "018f0000-0000-7000-8000-00000000000b"
 TIME = datetime(2026, 2, 3, 4, 5, 6, 789012, tzinfo=UTC)
 SECONDS = 10.0
 
@@ -209,6 +210,50 @@ async def test_a_publication_is_checked_and_all_or_nothing(replica: Replica) -> 
 async def test_publishing_again_returns_the_first_positions(replica: Replica) -> None:
     assert await publish(replica, event("1"), event("2")) == [1, 2]
     assert await publish(replica, event("2"), event("3"), event("1")) == [2, 3, 1]
+
+
+async def erase(replica: Replica, keep_id: str = "end", tenant: str = "acme") -> int:
+    request = pb.EraseSpaceEventsRequest(tenant=tenant, space_uid=SPACE, keep_id=keep_id)
+    return int((await replica.stub().EraseSpaceEvents(request, timeout=60)).removed)
+
+
+async def test_erasing_a_space_keeps_the_event_that_says_so(replica: Replica) -> None:
+    for batch in range(3):
+        await publish(replica, *(event(f"{batch}:{n}") for n in range(900)))
+    await publish(replica, event("other", space_uid=OTHER_SPACE), event("end", type="space.erased"))
+    assert await erase(replica, tenant="other") == 0
+    assert [await erase(replica) for _ in range(2)] == [2700, 0]
+    assert await publish(replica, event("next", space_uid="")) == [2703]
+    read = await replica.stub("acme").ReadEvents(pb.ReadEventsRequest(page_size=2), timeout=SECONDS)
+    assert [(stored.position, stored.event.id) for stored in read.events] == [(2701, "other"), (2702, "end")]
+    assert (read.resume_position, read.head_position) == (2702, 2703)
+    for after in (0, 5, 2699, 2701):
+        async with subscribed(replica.stub(), start(after, space_uid=SPACE)) as call:
+            assert await ids(call, 1) == ["end"]
+    async with subscribed(replica.stub(), start(credit=2)) as call:
+        assert await ids(call, 2) == ["other", "end"]
+        await call.write(credit(1))
+        assert await ids(call, 1) == ["next"]
+
+
+async def test_a_subscriber_in_the_middle_of_a_space_that_is_erased(replica: Replica) -> None:
+    await publish(replica, *(event(str(n)) for n in range(50)))
+    async with subscribed(replica.stub(), start(credit=10)) as call:
+        assert await ids(call, 10) == [str(n) for n in range(10)]
+        await publish(replica, event("end", type="space.erased"), event("other", space_uid=OTHER_SPACE))
+        assert await erase(replica) == 50
+        await call.write(credit(10))
+        assert await ids(call, 2) == ["end", "other"]
+
+
+@pytest.mark.parametrize("field", ["tenant", "space_uid", "keep_id"])
+async def test_what_erasing_refuses(replica: Replica, field: str) -> None:
+    request = pb.EraseSpaceEventsRequest(tenant="acme", space_uid=SPACE, keep_id="end")
+    setattr(request, field, "\x00")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await replica.stub().EraseSpaceEvents(request, timeout=SECONDS)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert field in (caught.value.details() or "")
 
 
 async def test_a_tenant_reads_its_own_events_only(replica: Replica) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -11,15 +12,23 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.index_space import STEMS, created, document, encoder, memory_id, removed
 
-from mnemo_index.domain.documents import ChangeType
+from mnemo_index.domain.documents import Change, State
 from mnemo_index.domain.ports import FeedBatch
 from mnemo_index.domain.projection import Projection
+from mnemo_index.domain.sealed_space import SealedSpace
 from mnemo_index.domain.space_index import SpaceIndex
 from mnemo_index.storage.hamming_scan import hamming_distances
 from mnemo_index.storage.snapshots import SnapshotStore
 from mnemocore import calls
-from mnemocore.errors import DeadlineExceededError, IndexLaggingError, PeerUnavailableError, StoreFullError
+from mnemocore.errors import (
+    DeadlineExceededError,
+    IndexLaggingError,
+    KeyUnavailableError,
+    PeerUnavailableError,
+    StoreFullError,
+)
 from mnemocore.ids import SpaceUid
+from mnemocore.sealing import DataKey, SpaceCipher
 from mnemocore.testing.clock import ManualClock
 from mnemocore.testing.waiting import until
 
@@ -30,9 +39,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mnemo_index.domain.documents import Change
+    from mnemo_index.domain.documents import Document
+    from mnemo_index.domain.projection import Held
+    from mnemo_index.domain.revisions import Revisions
     from mnemo_index.domain.search import Hit
     from mnemo_index.domain.state import SpaceState
+    from mnemocore.ids import MemoryId
 
 ONE = SpaceUid("00000000-0000-7000-8000-00000000000a")
 OTHER = SpaceUid("00000000-0000-7000-8000-00000000000b")
@@ -85,18 +97,31 @@ class Spaces:
     def new(self) -> SpaceIndex:
         return SpaceIndex(self.encoder, STEMS, hamming_distances)
 
-    def restored(self, state: SpaceState) -> SpaceIndex:
+    def sealed(self, space_uid: SpaceUid, revisions: Revisions) -> SealedSpace:
+        return SealedSpace(space_uid, self.new(), read_plain, revisions)
+
+    def restored(self, space_uid: SpaceUid, state: SpaceState) -> Held:
+        if state.sealed:
+            return SealedSpace.restored(space_uid, state, self.new(), read_plain)
         return SpaceIndex.restored(state, self.encoder, STEMS, hamming_distances)
+
+
+def read_plain(memory_id: MemoryId, opened: bytes) -> Document:
+    """A document of which only the content was sealed."""
+    return document(int(memory_id[-12:], 16), opened.decode())
 
 
 class Log:
     """Implements the port of the feed; positions count from 1."""
 
     def __init__(self, batch: int = 3) -> None:
-        self.changes_kept: list[tuple[SpaceUid, Change]] = []
+        self.changes_kept: list[tuple[SpaceUid, Change | None]] = []
+        """None says that the space was erased."""
         self.asked: list[tuple[int, SpaceUid | None]] = []
         self.lost: set[int] = set()
         """Positions that readers of all spaces do not get."""
+        self.removed: set[int] = set()
+        """Positions that nobody gets."""
         self.breaks: set[int] = set()
         """Positions before which a reader of all spaces is cut off, each once."""
         self._batch = batch
@@ -105,6 +130,11 @@ class Log:
     async def append(self, space_uid: SpaceUid, *changes: Change) -> None:
         async with self._grown:
             self.changes_kept += [(space_uid, change) for change in changes]
+            self._grown.notify_all()
+
+    async def erase(self, space_uid: SpaceUid) -> None:
+        async with self._grown:
+            self.changes_kept.append((space_uid, None))
             self._grown.notify_all()
 
     async def changes(self, after: int, space_uid: SpaceUid | None = None) -> AsyncGenerator[FeedBatch]:
@@ -117,12 +147,15 @@ class Log:
                     self.breaks.remove(position)
                     raise PeerUnavailableError(target="events")
             found = [
-                change
-                for position, change in enumerate(self.changes_kept[after:last], after + 1)
-                if (space_uid is None and position not in self.lost) or change[0] == space_uid
+                kept
+                for position, kept in enumerate(self.changes_kept[after:last], after + 1)
+                if position not in self.removed
+                and ((space_uid is None and position not in self.lost) or kept[0] == space_uid)
             ]
             after = last
-            yield FeedBatch(tuple(found), after, len(self.changes_kept), None)
+            changes = tuple((space, change) for space, change in found if change is not None)
+            erased = frozenset(space for space, change in found if change is None)
+            yield FeedBatch(changes, after, len(self.changes_kept), None, erased)
 
     async def _reaches(self, position: int) -> None:
         async with self._grown:
@@ -143,9 +176,13 @@ class Node:
         await until(lambda: self.projection.applied_position == len(log.changes_kept))
 
     def results(self, space_uid: SpaceUid = ONE) -> list[list[Hit]]:
-        index = self.projection.index(space_uid)
-        assert index is not None
+        index = self.index(space_uid)
         return [index.search(query, 10) for query in QUERIES]
+
+    def index(self, space_uid: SpaceUid = ONE) -> SpaceIndex:
+        index = self.projection.held(space_uid)
+        assert isinstance(index, SpaceIndex)
+        return index
 
 
 class Snapshots:
@@ -155,6 +192,11 @@ class Snapshots:
         self._store = store
         self.full = False
         self.saved: list[SpaceUid] = []
+        self.open = threading.Event()
+        """Not set: a save stands still in the middle."""
+        self.open.set()
+        self.begun = 0
+        self.saving = 0
 
     def load(self) -> tuple[int, Iterator[tuple[SpaceUid, SpaceState]]]:
         return self._store.load()
@@ -162,11 +204,19 @@ class Snapshots:
     def save(self, space_uid: SpaceUid, state: SpaceState) -> None:
         if self.full:
             raise StoreFullError
+        self.begun += 1
+        self.saving += 1
+        assert self.saving == 1, "two saves at the same time"
+        assert self.open.wait(20)
         self.saved.append(space_uid)
         self._store.save(space_uid, state)
+        self.saving -= 1
 
     def save_position(self, position: int) -> None:
         self._store.save_position(position)
+
+    def forget(self, space_uid: SpaceUid) -> None:
+        self._store.forget(space_uid)
 
 
 @pytest.fixture(scope="module")
@@ -226,16 +276,15 @@ def time_left(seconds: float) -> Iterator[None]:
 async def test_changes_are_applied_in_order(nodes: Nodes, log: Log) -> None:
     await log.append(ONE, *written(*TEXTS))
     await log.append(OTHER, *written("only here"))
-    await log.append(ONE, removed(8, 1), created(9, document(1, "black coffee"), ChangeType.RESTORED))
+    await log.append(ONE, removed(8, 1), created(9, document(1, "black coffee")))
     async with nodes.running() as node:
         await node.caught_up(log)
-        index = node.projection.index(ONE)
-        assert index is not None
+        index = node.index()
         assert (index.applied_revision, index.size) == (9, len(TEXTS))
         assert index.search("coffee", 1)[0].memory_id == memory_id(1)
-        assert node.projection.index(NOBODY) is None
+        assert node.projection.held(NOBODY) is None
         assert node.projection.head_position == 10
-        assert {index.size for index in node.projection.indexes()} == {1, len(TEXTS)}
+        assert {held.size for held in node.projection.all_held()} == {1, len(TEXTS)}
     assert log.asked == [(0, None)]
     assert node.projection.lag_seconds == 0.0
     assert node.lags[-1] == 0.0
@@ -247,7 +296,7 @@ async def test_a_reader_waits_for_the_revision_it_has_seen(nodes: Nodes, log: Lo
             waiting = [asyncio.create_task(node.projection.at_revision(ONE, revision)) for revision in (1, 5, 7, 7)]
         await log.append(ONE, *written(*TEXTS))
         for index in await asyncio.gather(*waiting):
-            assert index is node.projection.index(ONE)
+            assert index is node.projection.held(ONE)
         assert await node.projection.at_revision(NOBODY, 0) is None
 
 
@@ -261,7 +310,7 @@ async def test_a_reader_without_time_is_told_how_far_the_index_is(nodes: Nodes, 
             assert caught.value.metadata == {"space": space_uid, "wanted": "8", "applied": applied}
             assert caught.value.retry_after == 0.2
         with time_left(-1):
-            assert await node.projection.at_revision(ONE, 7) is node.projection.index(ONE)
+            assert await node.projection.at_revision(ONE, 7) is node.projection.held(ONE)
 
 
 async def test_no_work_is_begun_without_time(nodes: Nodes) -> None:
@@ -367,8 +416,7 @@ async def test_a_gap_is_filled_from_the_beginning_of_the_log(
         gapped = node.results()
         assert (0, ONE) in log.asked
         assert (0, OTHER) not in log.asked
-        index = node.projection.index(ONE)
-        assert index is not None
+        index = node.index()
         assert (index.applied_revision, index.size) == (7, 7)
     log.lost = set()
     async with Nodes(log, tmp_path / "whole", executor).running() as node:
@@ -393,12 +441,12 @@ async def test_a_broken_feed_is_taken_up_where_it_broke(nodes: Nodes, log: Log) 
 
 async def test_what_was_erased_stays_erased_and_leaves_no_word_on_the_disk(nodes: Nodes, log: Log) -> None:
     await log.append(ONE, *written("green tea", "my password is zyzzyva", "chess", "zyzzyva was archived"))
-    await log.append(ONE, removed(5, 4))
+    await log.append(ONE, created(5, document(4, "zyzzyva was archived"), State.ARCHIVED))
     async with nodes.running() as node:
         await node.caught_up(log)
         await node.projection.save()
         assert b"zyzzyva" in (nodes.directory / f"{ONE}.snapshot").read_bytes()
-        await log.append(ONE, removed(6, 2, ChangeType.ERASED), removed(7, 4, ChangeType.ERASED))
+        await log.append(ONE, removed(6, 2), removed(7, 4))
         await node.caught_up(log)
         await node.projection.save()
         before = node.results()
@@ -409,17 +457,16 @@ async def test_what_was_erased_stays_erased_and_leaves_no_word_on_the_disk(nodes
     async with nodes.running() as node:
         await node.caught_up(log)
         assert (node.results(), node.encoder.encoded) == (before, 0)
-        index = node.projection.index(ONE)
-        assert index is not None
+        index = node.index()
         assert (index.size, index.applied_revision) == (2, 7)
 
 
 async def test_publishing_again_encodes_nothing_that_is_known(nodes: Nodes, log: Log) -> None:
     await log.append(ONE, *written(*TEXTS))
     again = [
-        created(change.revision + len(TEXTS), change.document, ChangeType.REPUBLISHED)
+        created(change.revision + len(TEXTS), change.document)
         for _, change in log.changes_kept
-        if change.document
+        if change and change.document
     ]
     async with nodes.running() as node:
         await node.caught_up(log)
@@ -428,7 +475,7 @@ async def test_publishing_again_encodes_nothing_that_is_known(nodes: Nodes, log:
         await node.caught_up(log)
         assert (node.results(), node.encoder.encoded) == (before, len(TEXTS))
         with time_left(10):
-            assert await node.projection.at_revision(ONE, 2 * len(TEXTS)) is node.projection.index(ONE)
+            assert await node.projection.at_revision(ONE, 2 * len(TEXTS)) is node.projection.held(ONE)
 
 
 async def test_snapshots_are_written_as_often_as_wanted_and_only_when_something_changed(nodes: Nodes, log: Log) -> None:
@@ -464,3 +511,145 @@ async def test_a_full_disk_loses_no_change(nodes: Nodes, log: Log) -> None:
     async with nodes.running() as node:
         assert node.projection.applied_position == 3
         assert len(node.results(ONE)[0]) == 2
+
+
+async def test_states_survive_a_restart_and_bring_nothing_to_encode(nodes: Nodes, log: Log) -> None:
+    await log.append(ONE, *written(*TEXTS))
+    for revision, state in enumerate((State.ARCHIVED, State.SUPERSEDED, State.EXPIRED, State.ARCHIVED), 8):
+        await log.append(ONE, created(revision, document(revision - 7, TEXTS[revision - 8], session="s"), state))
+    async with nodes.running() as node:
+        await node.caught_up(log)
+        assert (node.index().size, node.encoder.encoded) == (3, len(TEXTS))
+        await node.projection.save()
+        before = node.results()
+    async with nodes.running() as node:
+        assert (node.index().size, node.results()) == (3, before)
+        await log.append(ONE, created(12, document(4, TEXTS[3], session="s")))
+        await node.caught_up(log)
+        assert node.index().search("When does the train to Lisbon leave?", 1)[0].memory_id == memory_id(4)
+        assert (node.index().size, node.encoder.encoded) == (4, 0)
+
+
+async def test_an_erased_space_leaves_nothing_behind(nodes: Nodes, log: Log, caplog: pytest.LogCaptureFixture) -> None:
+    await log.append(ONE, *written(*TEXTS))
+    await log.append(OTHER, *written("only here"))
+    async with nodes.running() as node:
+        await node.caught_up(log)
+        await node.projection.save()
+        (nodes.directory / f"{ONE}.snapshot.corrupt-1").write_bytes(b"set aside")
+        await log.append(ONE, *written("too late for anybody", first=8))
+        await log.erase(ONE)
+        await node.caught_up(log)
+        assert node.projection.held(ONE) is None
+        assert sorted(path.name for path in nodes.directory.iterdir()) == [f"{OTHER}.snapshot", "position"]
+    for _ in range(2):  # the first life did not save its position, the second one does
+        async with nodes.running() as node:
+            await node.caught_up(log)
+            assert node.projection.held(ONE) is None
+            assert node.results(OTHER)[0] != []
+            await node.projection.save()
+    assert ONE not in (nodes.directory / "position").read_text()
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("batch", [1, 3, 100])
+@pytest.mark.parametrize("left", [1, 4, 6, 7])
+async def test_what_is_left_in_the_log_of_an_erased_space_is_passed_over(
+    tmp_path: Path, executor: ThreadPoolExecutor, left: int, batch: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = Log(batch)
+    await log.append(ONE, *written(*TEXTS))
+    await log.append(OTHER, *written("only here"))
+    await log.erase(ONE)
+    log.removed = set(range(1, left + 1))
+    async with Nodes(log, tmp_path, executor).running() as node:
+        await node.caught_up(log)
+        assert node.projection.held(ONE) is None
+        assert node.results(OTHER)[0] != []
+        assert len(log.asked) <= 2
+        assert node.encoder.encoded <= 1 + len(TEXTS) - left  # once at most
+    assert caplog.records == []
+
+
+async def test_a_space_that_is_erased_while_it_is_saved_is_not_saved(nodes: Nodes, log: Log) -> None:
+    await log.append(ONE, *written(*TEXTS))
+    async with nodes.running() as node:
+        await node.caught_up(log)
+        saving = asyncio.create_task(node.projection.save())
+        await log.erase(ONE)
+        await node.caught_up(log)
+        await saving
+        await node.projection.save()
+        assert [path.name for path in nodes.directory.iterdir()] == ["position"]
+
+
+async def test_the_first_sealed_change_shows_that_a_space_is_encrypted(nodes: Nodes, log: Log) -> None:
+    key = DataKey("00000000-0000-4000-8000-000000000001", b"1" * 32)
+    cipher = SpaceCipher(ONE, [key])
+
+    def sealed(revision: int, number: int, text: str) -> Change:
+        data = cipher.seal(f"{memory_id(number)}@{revision}", text.encode())
+        return Change(revision, memory_id(number), sealed=data)
+
+    await log.append(ONE, removed(1, 1), removed(2, 2))
+    await log.append(OTHER, *written("only here"))
+    async with nodes.running() as node:
+        await node.caught_up(log)
+        await node.projection.save()
+        await log.append(ONE, *(sealed(number, number, text) for number, text in enumerate(TEXTS, 3)))
+        await node.caught_up(log)
+        held = node.projection.held(ONE)
+        assert isinstance(held, SealedSpace)
+        with time_left(20):
+            index = await node.projection.opened(held, [key])
+        assert index.search("Lisbon", 1)[0].memory_id == memory_id(6)
+        await node.projection.save()
+    async with nodes.running() as node:
+        restarted = node.projection.held(ONE)
+        assert isinstance(restarted, SealedSpace)
+        assert (restarted.applied_revision, restarted.locked) == (9, True)
+        with time_left(0), pytest.raises(DeadlineExceededError):
+            await node.projection.opened(restarted, [key])
+        with time_left(20), pytest.raises(KeyUnavailableError):
+            await node.projection.unlocked(restarted)
+        with time_left(20):
+            index = await node.projection.opened(restarted, [key])
+            assert await node.projection.unlocked(restarted) is index
+        assert index.search("Lisbon", 1)[0].memory_id == memory_id(6)
+
+
+@pytest.mark.parametrize("lost", [1, 3, 6])
+async def test_an_encrypted_space_with_a_gap_is_built_anew_and_locked(nodes: Nodes, log: Log, lost: int) -> None:
+    key = DataKey("00000000-0000-4000-8000-000000000001", b"1" * 32)
+    cipher = SpaceCipher(ONE, [key])
+    for number, text in enumerate(TEXTS, 1):
+        data = cipher.seal(f"{memory_id(number)}@{number}", text.encode())
+        await log.append(ONE, Change(number, memory_id(number), sealed=data))
+    log.lost = {lost}
+    async with nodes.running() as node:
+        await node.caught_up(log)
+        held = node.projection.held(ONE)
+        assert isinstance(held, SealedSpace)
+        assert (held.applied_revision, held.size, held.locked) == (7, 7, True)
+
+
+async def test_a_save_that_is_cancelled_ends_before_the_next_one_begins(nodes: Nodes, log: Log) -> None:
+    await log.append(ONE, *written(*TEXTS[:2]))
+    async with nodes.running() as node:
+        await node.caught_up(log)
+        node.snapshots.open.clear()
+        first = asyncio.create_task(node.projection.save())
+        await until(lambda: node.snapshots.begun == 1)
+        first.cancel()
+        second = asyncio.create_task(node.projection.save())
+        await log.append(ONE, *written(*TEXTS[2:], first=3))
+        await node.caught_up(log)
+        assert (node.snapshots.begun, first.done()) == (1, False)
+        node.snapshots.open.set()
+        await second
+        assert first.cancelled()
+        assert node.snapshots.saved == [ONE, ONE]
+        before = node.results()
+    async with nodes.running() as node:
+        await node.caught_up(log)
+        assert node.results() == before

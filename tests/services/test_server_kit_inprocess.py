@@ -18,7 +18,7 @@ from mnemocore.errors import MnemoError, SpaceNotFoundError
 from mnemocore.ids import Tenant
 from mnemocore.memory.v1 import space_service_pb2 as pb
 from mnemocore.server import Host, InternalAuthenticator, Service
-from mnemocore.server.inprocess import QUEUED_MESSAGES
+from mnemocore.server.inprocess import QUEUED_BYTES, QUEUED_MESSAGES
 from mnemocore.status import from_rpc_error
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ IDENTITY = (
     ("x-request-id", "request-1"),
 )
 SECONDS = 5.0
+MIB = 1024 * 1024
 leak: ContextVar[str] = ContextVar("leak", default="clean")
 
 
@@ -44,6 +45,7 @@ class Shapes:
     def __init__(self) -> None:
         self.started = asyncio.Event()
         self.cancelled = asyncio.Event()
+        self.released = asyncio.Event()
         self.written = 0
         self.seen: list[Any] = []
 
@@ -55,11 +57,12 @@ class Shapes:
 
     async def unary_stream(self, request: pb.GetSpaceRequest, context: Any) -> AsyncIterator[pb.GetSpaceResponse]:
         action = request.name.removeprefix("spaces/")
-        count = 1000 if action == "flood" else 3
+        count = 1000 if action in ("flood", "heavy") else 3
         for index in range(count):
             self.written += 1
             response = pb.GetSpaceResponse()
             response.space.revision = index
+            response.space.description = "x" * (MIB if action == "heavy" else 0)
             yield response
         await self._act(action, context)
 
@@ -69,6 +72,8 @@ class Shapes:
             tokens.append(request.page_token)
             if request.page_token == "early":
                 break
+            if request.page_token == "hold":
+                await self.released.wait()
             await self._act(request.page_token, context)
         return pb.ListSpacesResponse(next_page_token=",".join(tokens))
 
@@ -451,7 +456,48 @@ async def test_a_writer_waits_for_its_reader() -> None:
         assert [message.space.revision async for message in call] == list(range(1, 1000))
 
 
-async def _until_stable(shapes: Shapes) -> None:
+async def test_a_writer_of_heavy_messages_waits_for_its_reader() -> None:
+    async with open_stub("local") as (stub, shapes):
+        call = stub.down("heavy")
+        assert (await call.read()).space.revision == 0
+        await asyncio.wait_for(_until_stable(shapes), SECONDS)
+        assert shapes.written <= QUEUED_BYTES // MIB + 3
+        assert [(await call.read()).space.revision for _ in range(20)] == list(range(1, 21))
+        await asyncio.wait_for(_until_stable(shapes), SECONDS)
+        assert shapes.written <= 20 + QUEUED_BYTES // MIB + 3
+
+
+@pytest.mark.parametrize("raw", [False, True], ids=["messages", "bytes"])
+async def test_a_sender_of_heavy_requests_waits_for_the_handler(raw: bool) -> None:
+    async with open_stub("local") as (stub, shapes):
+        sent = Counted(raw=raw)
+        channel: Any = stub.channel
+        path = f"/{SERVICE}/ListSpaces"
+        call = channel.stream_unary(path)(sent, timeout=SECONDS, metadata=IDENTITY) if raw else stub.up(sent)
+        await asyncio.wait_for(_until_stable(sent), SECONDS)
+        assert sent.written <= QUEUED_BYTES // MIB + 3
+        shapes.released.set()
+        await call
+        assert sent.written == 51
+
+
+class Counted:
+    """Requests of a mebibyte each, after one at which the handler waits; counts those that were asked for."""
+
+    def __init__(self, *, raw: bool) -> None:
+        self.written = 0
+        self._raw = raw
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        padding = b"\xfa\x3e" + b"\x80\x80\x40" + bytes(MIB)  # field 1007, which the message does not have
+        for number in range(51):
+            self.written += 1
+            request = pb.ListSpacesRequest(page_token="" if number else "hold")
+            heavy = request.SerializeToString() + (padding if number else b"")
+            yield heavy if self._raw else pb.ListSpacesRequest.FromString(heavy)
+
+
+async def _until_stable(shapes: Shapes | Counted) -> None:
     before = -1
     while before != shapes.written:
         before = shapes.written

@@ -13,7 +13,7 @@ from mnemo_cli.sources import jsonl
 from mnemo_cli.sources.fields import FIELDS
 from mnemo_cli.sources.lines import read_lines
 from mnemo_cli.sources.record import SourceError
-from mnemocore.client import MemoryInput, MemoryKind
+from mnemocore.client import MemoryInput, MemoryKind, NoveltyGate, OnDuplicate, Origin, Provenance
 
 
 def read(*lines: str) -> list[MemoryInput | SourceError]:
@@ -40,6 +40,13 @@ def test_every_field_is_read() -> None:
         "occurred_at": "2026-02-03T20:10:00Z",
         "importance": 1,
         "confidence": 0.25,
+        "valid_from": "2026-02-03T00:00:00Z",
+        "valid_to": "2026-02-04T00:00:00Z",
+        "expires_at": "2026-02-05T00:00:00Z",
+        "provenance": {"origin": "ORIGIN_USER", "sources": ["https://example.org"], "agent": "planner"},
+        "protected": True,
+        "on_duplicate": "ON_DUPLICATE_KEEP",
+        "novelty_gate": "on",
     }
 
     assert read(json.dumps(line)) == [
@@ -55,12 +62,20 @@ def test_every_field_is_read() -> None:
             occurred_at=datetime(2026, 2, 3, 20, 10, tzinfo=UTC),
             importance=1.0,
             confidence=0.25,
+            valid_from=datetime(2026, 2, 3, tzinfo=UTC),
+            valid_to=datetime(2026, 2, 4, tzinfo=UTC),
+            expires_at=datetime(2026, 2, 5, tzinfo=UTC),
+            provenance=Provenance(Origin.USER, ("https://example.org",), "planner"),
+            protected=True,
+            on_duplicate=OnDuplicate.KEEP,
+            novelty_gate=NoveltyGate.ON,
         )
     ]
 
 
 def test_the_fields_are_those_of_a_memory_input() -> None:
-    assert set(FIELDS) == {field.name for field in dataclasses.fields(MemoryInput)}
+    without_place = {"media", "media_type", "ttl"}  # bytes have no place in JSON, and a file may be read at any time
+    assert set(FIELDS) == {field.name for field in dataclasses.fields(MemoryInput)} - without_place
 
 
 def test_null_leaves_a_field_out_and_empty_lines_are_nothing() -> None:
@@ -91,6 +106,15 @@ def test_a_broken_line_says_nothing_of_the_others() -> None:
         ('{"content": "x", "text": 1}', f"unknown field 'text'; allowed are {', '.join(FIELDS)}"),
         ('{"content": "x", "id": "7"}', "id = '7': allowed is a UUID"),
         ('{"content": "x", "kind": "unknown"}', "kind = 'unknown': allowed is one of observation, fact, "),
+        (
+            '{"content": "x", "on_duplicate": "merge"}',
+            "on_duplicate = 'merge': allowed is one of keep, reinforce, reject",
+        ),
+        ('{"content": "x", "protected": 1}', "protected = 1: allowed is true or false"),
+        ('{"content": "x", "provenance": "web"}', "provenance = 'web': allowed is an object with origin, sources and"),
+        ('{"content": "x", "provenance": {"url": "x"}}', "provenance = {'url': 'x'}: allowed is an object with origin"),
+        ('{"content": "x", "provenance": {"origin": 1}}', "provenance.origin = 1: allowed is one of user, agent, tool"),
+        ('{"content": "x", "provenance": {"sources": "x"}}', "provenance.sources = 'x': allowed is a list of texts"),
         ('{"content": "x", "metadata": []}', "metadata = []: allowed is an object"),
         ('{"content": "x", "tags": "a"}', "tags = 'a': allowed is a list of texts"),
         ('{"content": "x", "tags": [""]}', "tags = ['']: allowed is a list of texts that are not empty"),

@@ -7,17 +7,22 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from mnemo_cli import moments
+from mnemo_cli import choices, moments
 from mnemo_cli.failure import as_failure, one_line
 from mnemo_cli.main import COMMANDS, cli
-from mnemo_cli.shown import plain, printable
-from mnemocore.client import MemoryKind, ScorePart
+from mnemo_cli.policies import policy_of
+from mnemo_cli.shown import plain, printable, shortened
+from mnemocore.client import MemoryKind, ScorePart, values
 from mnemocore.errors import MnemoError, UnauthenticatedError
+
+if TYPE_CHECKING:
+    from enum import StrEnum
 
 ROOT = Path(__file__).parents[2]
 ENVIRON = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "libs"), str(ROOT / "services")])}
@@ -77,6 +82,33 @@ def test_help_loads_nothing_heavy() -> None:
         ["get", "--space", "a", "spaces/b/memories/x"],
         ["keys", "create", "--principal", "p", "--scope", "*", "--expires", "soon"],
         ["consolidate", "--space", "s", "--min-similarity", "0.1"],
+        ["remember", "text"],
+        ["remember", "--space", "s", "text", "--kind", "rumour"],
+        ["remember", "--space", "s", "text", "--ttl", "soon"],
+        ["remember", "--space", "s", "text", "--ttl", "1h", "--expires", "2030-01-01"],
+        ["remember", "--space", "s", "text", "--metadata", "[1]"],
+        ["remember", "--space", "s", "text", "--metadata", "{"],
+        ["remember", "--space", "s", "text", "--media", "missing.png"],
+        ["remember", "--space", "s", "text", "--media-type", "image/png"],
+        ["recall", "--space", "s", "q", "--min-score", "2"],
+        ["recall", "--space", "s", "q", "--state", "erased"],
+        ["list"],
+        ["history"],
+        ["update", "--space", "s", "x"],
+        ["update", "--space", "s", "x", "--actor", "A", "--clear", "actor"],
+        ["update", "--space", "s", "x", "--ttl", "1h", "--clear", "expires_at"],
+        ["supersede", "--space", "s", "x"],
+        ["feedback", "--space", "s", "x"],
+        ["erase", "s"],
+        ["erase", "s", "--confirm", "t"],
+        ["spaces", "update", "s"],
+        ["spaces", "update", "s", "--max-memories", "0"],
+        ["spaces", "update", "s", "--erase-expired-after", "soon"],
+        ["share", "add", "s", "p", "--role", "owner"],
+        ["links", "add", "a", "b"],
+        ["links", "add", "--space", "s", "a", "b", "--weight", "0.5", "--reinforce"],
+        ["links", "around", "--space", "s"],
+        ["sessions", "show", "s1"],
     ],
     ids=" ".join,
 )
@@ -173,9 +205,57 @@ def test_what_is_no_time_is_refused(text: str) -> None:
         moments.expiry(text)
 
 
+@pytest.mark.parametrize(("text", "span"), [("0s", timedelta()), ("10m", timedelta(minutes=10)), ("2w", timedelta(14))])
+def test_a_span_alone(text: str, span: timedelta) -> None:
+    assert moments.span(text) == span
+
+
+@pytest.mark.parametrize("text", ["", "10", "2026-01-31", "1y", "-5d"])
+def test_what_is_no_span_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is not a span"):
+        moments.span(text)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "cls", "left_out"),
+    [
+        (choices.KINDS, values.MemoryKind, set()),
+        (choices.STATES, values.MemoryState, {"erased"}),
+        (choices.MODALITIES, values.Modality, set()),
+        (choices.PROFILES, values.RecallProfile, set()),
+        (choices.ON_DUPLICATE, values.OnDuplicate, set()),
+        (choices.ORIGINS, values.Origin, set()),
+        (choices.ACCESS, values.SpaceAccess, set()),
+        (choices.ROLES, values.GrantRole, {"owner"}),
+        (choices.LINK_TYPES, values.AssociationType, set()),
+        (choices.DIRECTIONS, values.Direction, set()),
+    ],
+)
+def test_the_choices_are_those_of_the_client(chosen: tuple[str, ...], cls: type[StrEnum], left_out: set[str]) -> None:
+    assert {*chosen} == {*cls} - {"unknown"} - left_out
+
+
+def test_a_policy_has_the_parts_that_were_given() -> None:
+    policy = policy_of({"access": "owner", "max_bytes": 5, "erase_expired_after": timedelta(1), "max_memories": None})
+
+    assert (policy.access, policy.novelty_gate) == ("owner", "off")
+    assert policy.limits == values.SpaceLimits(max_bytes=5)
+    assert policy.retention == values.RetentionPolicy(erase_expired_after=timedelta(1))
+
+
+@pytest.mark.parametrize(("text", "line"), [("a\n b", "a b"), ("x" * 20, "xxxxxx ..."), ("", "")])
+def test_a_text_in_a_row(text: str, line: str) -> None:
+    assert shortened(text, 10) == line
+
+
 def test_values_in_the_types_of_json() -> None:
     time = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
+    assert plain({"day": time.date(), "span": timedelta(minutes=1.5), "short": timedelta(microseconds=1500)}) == {
+        "day": "2026-01-31",
+        "span": "90s",
+        "short": "0.0015s",
+    }
     assert plain({"kind": MemoryKind.FACT, "time": time, "path": Path("a"), "many": (1, None, 0.5, True)}) == {
         "kind": "fact",
         "time": "2026-01-31T12:00:00Z",

@@ -24,7 +24,7 @@ from tests.index_space import (
     space,
 )
 
-from mnemo_index.domain.documents import Change, ChangeType, Filter
+from mnemo_index.domain.documents import Change, Filter, State
 from mnemo_index.domain.space_index import SpaceIndex
 from mnemo_index.storage.hamming_scan import hamming_distances
 from mnemocore.errors import InvalidFieldError
@@ -130,7 +130,7 @@ def test_neighbours_close_the_gap_when_one_between_them_goes() -> None:
     index.apply([removed(6, 2)])
     hits = {hit.memory_id: hit for hit in index.search("telescope", 5)}
     assert parts(hits[memory_id(3)])["neighbours"] == pytest.approx(before, abs=0.02)
-    index.apply([created(7, document(2, "mm", session="s", ordinal=20), ChangeType.RESTORED)])
+    index.apply([created(7, document(2, "mm", session="s", ordinal=20))])
     hits = {hit.memory_id: hit for hit in index.search("telescope", 5)}
     assert parts(hits[memory_id(2)])["neighbours"] > parts(hits[memory_id(3)])["neighbours"]
 
@@ -207,15 +207,15 @@ def test_changes_are_applied_once_and_never_backwards() -> None:
     index.apply([removed(3, 1)])
     index.apply([first, second])
     assert (index.applied_revision, index.size) == (3, 0)
-    index.apply([created(4, document(1, "back"), ChangeType.RESTORED)])
+    index.apply([created(4, document(1, "back"))])
     assert found(index, "back") == [1]
-    index.apply([removed(5, 1, ChangeType.ERASED)])
+    index.apply([removed(5, 1)])
     assert index.search("back", 1) == []
 
 
 def test_revisions_ahead_of_a_gap_count_when_it_closes() -> None:
     index = space()
-    index.apply([removed(3, 1, ChangeType.ERASED), created(4, document(2, "tea"))])
+    index.apply([removed(3, 1), created(4, document(2, "tea"))])
     assert index.applied_revision == 0
     index.apply([created(1, document(1, "late")), created(2, document(2, "older tea"))])
     assert index.applied_revision == 4
@@ -226,7 +226,7 @@ def test_revisions_ahead_of_a_gap_count_when_it_closes() -> None:
 def test_publishing_again_changes_nothing_but_the_revision() -> None:
     index = filled(*FACTS)
     before = index.search("violin", 5)
-    index.apply([created(5 + n, document(n, text), ChangeType.REPUBLISHED) for n, text in enumerate(FACTS, 1)])
+    index.apply([created(5 + n, document(n, text)) for n, text in enumerate(FACTS, 1)])
     assert index.search("violin", 5) == before
     assert index.applied_revision == 10
     assert len(index.state().lists["ids"]) == 5
@@ -278,11 +278,6 @@ def test_a_document_that_cannot_be_read_applies_nothing() -> None:
     assert (index.applied_revision, found(index, "tea")) == (1, [1])
 
 
-def test_a_change_that_brings_a_memory_has_its_document() -> None:
-    with pytest.raises(ValueError, match="has no document"):
-        Change(1, ChangeType.CREATED, memory_id(1))
-
-
 def many(count: int) -> list[Change]:
     draw = random.Random(11)
     vocabulary = [f"{a}{b}{c}" for a in "bdfglmnprst" for b in "aeiou" for c in ("ck", "nd", "rm", "st", "lly", "ver")]
@@ -294,6 +289,69 @@ def many(count: int) -> list[Change]:
         actor = draw.choice(["Alice", "Bob", "Carol"])
         changes.append(created(number, document(number, content, actor=actor, session=f"s{session}", ordinal=ordinal)))
     return changes
+
+
+@pytest.mark.parametrize("state", [State.ARCHIVED, State.SUPERSEDED, State.EXPIRED, State.UNKNOWN])
+def test_active_memories_rank_as_if_the_others_were_not_there(state: State) -> None:
+    index, alone = space(), space()
+    changes = many(400)
+    left = [
+        each for each in changes if each.document and (each.revision % 5 in (1, 3) or each.document.actor == "Carol")
+    ]
+    index.apply(changes)
+    index.apply([replace(change, revision=400 + n) for n, change in enumerate(rested(left, state), 1)])
+    alone.apply([change for change in changes if change not in left])
+    queries = [change.document.content[:30] for change in changes[::20] if change.document]
+    for query in [*queries, "What did Alice say to Carol?", "What did Carol say?"]:
+        assert index.search(query, 20) == alone.search(query, 20)
+    again = restored(index.state())
+    assert again.search(queries[0], 20) == alone.search(queries[0], 20)
+    index.apply([replace(change, revision=1000 + n) for n, change in enumerate(left, 1)])
+    whole = space()
+    newest = {change.memory_id: change for change in changes}
+    newest |= {change.memory_id: replace(change, revision=1000 + n) for n, change in enumerate(left, 1)}
+    whole.apply(list(newest.values()))
+    for query in queries:
+        assert index.search(query, 20) == whole.search(query, 20)
+
+
+def rested(changes: Sequence[Change], state: State) -> list[Change]:
+    """The changes, each with its document in another state."""
+    return [created(change.revision, change.document, state) for change in changes if change.document]
+
+
+def test_memories_that_are_not_active_are_found_by_who_asks_for_them() -> None:
+    index = filled(*FACTS)
+    index.apply([created(6, document(4, FACTS[3]), State.ARCHIVED)])
+    archived = Filter(states=frozenset({State.ARCHIVED}))
+    assert 4 not in found(index, "the dog Biscuit")
+    (hit,) = index.search("the dog Biscuit", 10, archived)
+    assert hit.memory_id == memory_id(4)
+    assert hit.relevance > 0.5
+    assert {part.name for part in hit.components} == {"semantic", "lexical"}
+
+
+def test_a_memory_expires_by_the_hour() -> None:
+    index = filled(*FACTS)
+    mortal = replace(document(4, FACTS[3]), expires_at=START)
+    index.apply([created(6, mortal)])
+    before, then = Filter(now=START - timedelta(microseconds=1)), Filter(now=START)
+    expired = frozenset({State.EXPIRED})
+    assert len(index.search("dog", 10, before)) == 5
+    assert len(index.search("dog", 10, then)) == 4
+    assert [hit.memory_id for hit in index.search("dog", 10, replace(then, states=expired))] == [memory_id(4)]
+    assert index.search("dog", 10, replace(before, states=expired)) == []
+    index.apply([created(7, replace(mortal, expires_at=None))])
+    assert len(index.search("dog", 10, then)) == 5
+
+
+def test_an_actor_without_active_memories_does_not_hide_another() -> None:
+    index = space()
+    index.apply([created(1, document(1, "tea", actor="Alice")), created(2, document(2, "tea", actor="Alice Smith"))])
+    assert [hit.memory_id for hit in index.search("Alice Smith", 2) if "speaker" in parts(hit)] == [memory_id(2)]
+    index.apply([created(3, document(2, "tea", actor="Alice Smith"), State.ARCHIVED)])
+    for either in (index, restored(index.state())):
+        assert [hit.memory_id for hit in either.search("Alice Smith", 2) if "speaker" in parts(hit)] == [memory_id(1)]
 
 
 def test_sketches_lose_next_to_nothing() -> None:

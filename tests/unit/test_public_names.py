@@ -9,7 +9,22 @@ import pytest
 import mnemocore
 from mnemocore import errors, hypervector
 
-FROZEN = {"Connection", "Memory", "MemoryInput", "MnemoError", "RecallHit", "Space", "__version__", "connect"}
+FROZEN = {
+    "Connection",
+    "Media",
+    "Memory",
+    "MemoryFilter",
+    "MemoryInput",
+    "MnemoError",
+    "Provenance",
+    "RecallHit",
+    "Session",
+    "Space",
+    "SpacePolicy",
+    "WorkingMemory",
+    "__version__",
+    "connect",
+}
 FROZEN_HYPERVECTOR = {
     "BYTES",
     "DIMENSION",

@@ -101,6 +101,15 @@ def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
     assert loaded(X_ENDPOINT_FILE=str(file)).endpoint == ""
 
 
+def test_a_file_that_is_a_setting_of_its_own_is_not_read() -> None:
+    @dataclass(frozen=True)
+    class Watched:
+        keys: str = setting("", doc="Keys.", secret=True)
+        keys_file: str = setting("", doc="File of keys.")
+
+    assert load(Watched, "W_", {"W_KEYS_FILE": "/no/such/file"}) == Watched("", "/no/such/file")
+
+
 def test_overrides_win_and_are_checked() -> None:
     assert load(Sample, "X_", {"X_POOL": "nonsense"}, token="o", pool=7) == Sample("o", pool=7)
     with pytest.raises(InvalidSettingError, match="X_POOL = 1: allowed"):
@@ -118,6 +127,10 @@ def test_a_secret_is_never_shown() -> None:
             load(Hidden, "H_", environ)
         assert "hush" not in str(caught.value)
         assert "77" not in str(caught.value)
+
+
+def test_a_secret_is_no_part_of_what_is_printed() -> None:
+    assert "hush" not in repr(load(Sample, "X_", {"X_TOKEN": "hush"}))
 
 
 def test_the_reference_is_made_of_the_same_fields() -> None:

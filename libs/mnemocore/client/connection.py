@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from mnemocore.client import convert, values
+from mnemocore.client.administration import policy_to_wire, receipt_from_wire, space_from_wire
 from mnemocore.client.channel import ResilientChannel
 from mnemocore.client.credentials import ApiKeyCredentials, Credentials, NoCredentials
 from mnemocore.client.dial import TlsFiles, open_channel
 from mnemocore.client.services import Services
+from mnemocore.client.sharing import grant_from_wire
 from mnemocore.client.space import Space
 from mnemocore.clock import Clock, SystemClock
 from mnemocore.cognitive.v1 import cognition_service_pb2
 from mnemocore.errors import DeadlineExceededError, PreconditionError
 from mnemocore.events.v1 import event_service_pb2, resources_pb2
 from mnemocore.gateway.v1 import gateway_service_pb2
-from mnemocore.memory.v1 import space_service_pb2
+from mnemocore.memory.v1 import grant_service_pb2, space_service_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -131,11 +133,51 @@ class Connection:
         request = space_service_pb2.ListSpacesRequest(page_size=page_size)
         async for page in services.pages(services.spaces.ListSpaces, request):
             for space in page.spaces:
-                yield convert.space_from_wire(space)
+                yield space_from_wire(space)
 
-    async def create_space(self, id: str, *, description: str = "") -> values.SpaceInfo:
-        """Make a space. Raises SpaceExistsError."""
-        return convert.space_from_wire(await self._open_services.create_space(id, description))
+    async def create_space(
+        self, id: str, *, description: str = "", policy: values.SpacePolicy | None = None, encrypted: bool = False
+    ) -> values.SpaceInfo:
+        """Make a space; `encrypted` at rest, if it is to be, from the beginning and for good.
+
+        Raises SpaceExistsError, or KeyUnavailableError if the installation has no master key to encrypt with.
+        """
+        request = space_service_pb2.CreateSpaceRequest(encrypted=encrypted)
+        convert.assign(request, "space_id", id, "id")
+        convert.assign(request, "description", description)
+        if policy is not None:
+            request.policy.CopyFrom(policy_to_wire(policy))
+        return space_from_wire(await self._open_services.create_space(request))
+
+    async def erasures(self, *, page_size: int = 0) -> AsyncIterator[values.ErasureReceipt]:
+        """The receipts of the spaces that were erased, newest first. Reads page by page."""
+        services = self._open_services
+        request = space_service_pb2.ListErasuresRequest(page_size=page_size)
+        async for page in services.pages(services.spaces.ListErasures, request):
+            for receipt in page.receipts:
+                yield receipt_from_wire(receipt)
+
+    async def received_grants(self, *, page_size: int = 0) -> AsyncIterator[values.Grant]:
+        """What others share with us, accepted or not, by creation. Reads page by page."""
+        services = self._open_services
+        request = grant_service_pb2.ListReceivedGrantsRequest(page_size=page_size)
+        async for page in services.pages(services.grants.ListReceivedGrants, request):
+            for grant in page.grants:
+                yield grant_from_wire(grant)
+
+    async def accept_grant(self, id: str, space_id: str) -> values.Grant:
+        """Take a space that another tenant shares with us into our own names, as `space_id`.
+
+        Raises GrantNotFoundError, or SpaceExistsError if the name is taken.
+        """
+        services = self._open_services
+        request = grant_service_pb2.AcceptGrantRequest(id=id, space_id=space_id)
+        return grant_from_wire((await services.call(services.grants.AcceptGrant, request)).grant)
+
+    async def delete_grant(self, id: str) -> None:
+        """End the sharing of a space at once; both sides may. Raises GrantNotFoundError."""
+        services = self._open_services
+        await services.call(services.grants.DeleteGrant, grant_service_pb2.DeleteGrantRequest(id=id))
 
     async def capabilities(self) -> values.Capabilities:
         """The version of the server, who we are to it, and what it offers."""

@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from google.protobuf.field_mask_pb2 import FieldMask
+
 from mnemocore.client import values
+from mnemocore.client.media import Media, media_from_wire
 from mnemocore.cognitive.v1 import resources_pb2 as cognitive_pb2
 from mnemocore.common.v1 import resources_pb2 as common_pb2
 from mnemocore.errors import InvalidFieldError, Violation
+from mnemocore.memory.v1 import association_service_pb2
 from mnemocore.memory.v1 import resources_pb2 as memory_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from google.protobuf.duration_pb2 import Duration
     from google.protobuf.message import Message
     from google.protobuf.struct_pb2 import Struct, Value
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -36,6 +43,16 @@ WIRE_ENUMS: Final[dict[type[StrEnum], Any]] = {
     values.MemoryState: memory_pb2.MemoryState,
     values.ChangeType: memory_pb2.ChangeType,
     values.RecallProfile: memory_pb2.RecallProfile,
+    values.Modality: memory_pb2.Modality,
+    values.Tier: memory_pb2.Tier,
+    values.OnDuplicate: memory_pb2.OnDuplicate,
+    values.NoveltyGate: memory_pb2.NoveltyGate,
+    values.NoveltyDecision: memory_pb2.NoveltyDecision,
+    values.Origin: memory_pb2.Origin,
+    values.SpaceAccess: memory_pb2.SpaceAccess,
+    values.GrantRole: memory_pb2.GrantRole,
+    values.AssociationType: memory_pb2.AssociationType,
+    values.Direction: association_service_pb2.Direction,
     values.DegradedPart: common_pb2.DegradedPart,
     values.JobState: cognitive_pb2.JobState,
 }
@@ -57,7 +74,7 @@ def enum_to_wire(cls: type[StrEnum], value: str, field: str) -> Any:
     """The number of `value`, a member of `cls` or its text. Raises InvalidFieldError that names `field`."""
     number = _NUMBERS[cls].get(value)
     if number is None:
-        raise _invalid(field, f"{value!r} is not allowed; allowed are {', '.join(_NUMBERS[cls])}")
+        raise invalid(field, f"{value!r} is not allowed; allowed are {', '.join(_NUMBERS[cls])}")
     return number
 
 
@@ -68,13 +85,27 @@ def enum_from_wire(cls: type[E], number: int) -> E:
     return member
 
 
+def enums_to_wire(cls: type[StrEnum], members: Sequence[str], field: str) -> list[Any]:
+    """The numbers of several members or texts. Raises InvalidFieldError that names `field`."""
+    if isinstance(members, str):
+        raise invalid(field, f"{str(members)!r} is one text; give a list of texts")
+    return [enum_to_wire(cls, member, field) for member in members]
+
+
 def time_to_wire(time: datetime, into: Timestamp, field: str) -> None:
     """Write `time`, which needs a time zone, into a message. Raises InvalidFieldError that names `field`."""
     if not isinstance(time, datetime):
-        raise _invalid(field, f"{time!r} is not a datetime")
+        raise invalid(field, f"{time!r} is not a datetime")
     if time.utcoffset() is None:
-        raise _invalid(field, f"{time.isoformat()} has no time zone")
+        raise invalid(field, f"{time.isoformat()} has no time zone")
     into.FromDatetime(time)
+
+
+def duration_to_wire(duration: timedelta, into: Duration, field: str) -> None:
+    """Write `duration` into a message. Raises InvalidFieldError that names `field`."""
+    if not isinstance(duration, timedelta):
+        raise invalid(field, f"{duration!r} is not a timedelta")
+    into.FromTimedelta(duration)
 
 
 def time_from_wire(message: Message, field: str) -> datetime | None:
@@ -88,10 +119,10 @@ def time_from_wire(message: Message, field: str) -> datetime | None:
 def struct_to_wire(mapping: Mapping[str, values.Json], into: Struct, field: str) -> None:
     """Write JSON-like data into a message. Raises InvalidFieldError that names the path of what cannot be carried."""
     if not isinstance(mapping, Mapping):
-        raise _invalid(field, f"{type(mapping).__name__} is not a mapping")
+        raise invalid(field, f"{type(mapping).__name__} is not a mapping")
     for key, item in mapping.items():
         if not isinstance(key, str):
-            raise _invalid(field, f"the key {key!r} is not a text")
+            raise invalid(field, f"the key {key!r} is not a text")
         _value_to_wire(item, into.fields[key], f"{field}.{key}")
 
 
@@ -112,14 +143,14 @@ def _value_to_wire(item: object, into: Value, path: str) -> None:
         for index, element in enumerate(item):
             _value_to_wire(element, into.list_value.values.add(), f"{path}[{index}]")
     else:
-        raise _invalid(path, f"{type(item).__name__} is not JSON")
+        raise invalid(path, f"{type(item).__name__} is not JSON")
 
 
 def _double(number: float, path: str) -> float:
     if isinstance(number, int) and abs(number) > LARGEST_EXACT_INTEGER:
-        raise _invalid(path, f"{number} is beyond 2**53 and would lose digits; keep it as text")
+        raise invalid(path, f"{number} is beyond 2**53 and would lose digits; keep it as text")
     if not math.isfinite(number):
-        raise _invalid(path, f"{number} is not a finite number")
+        raise invalid(path, f"{number} is not a finite number")
     return float(number)
 
 
@@ -144,20 +175,111 @@ def _value_from_wire(value: Value) -> values.Json:
     return None
 
 
-def memory_input_to_wire(item: values.MemoryInput) -> memory_pb2.MemoryInput:
-    """The message that creates `item`."""
-    message = memory_pb2.MemoryInput(kind=enum_to_wire(values.MemoryKind, item.kind, "kind"))
-    for field in ("id", "content", "actor", "session"):
-        assign(message, field, getattr(item, field))
-    for field in ("ordinal", "importance", "confidence"):
-        if (number := getattr(item, field)) is not None:
-            assign(message, field, number)
-    _extend(message, "tags", item.tags)
-    if item.metadata:
-        struct_to_wire(item.metadata, message.metadata, "metadata")
-    if item.occurred_at is not None:
-        time_to_wire(item.occurred_at, message.occurred_at, "occurred_at")
+def memory_input_to_wire(item: values.MemoryInput, now: datetime) -> memory_pb2.MemoryInput:
+    """The message that creates `item`, made at `now`. Raises InvalidFieldError."""
+    message = memory_pb2.MemoryInput()
+    for field, write in _INPUT_FIELDS.items():
+        if (value := getattr(item, field)) is not None:
+            write(message, field, value)
+    if item.ttl is not None:
+        if item.expires_at is not None:
+            raise invalid("ttl", "cannot be given together with expires_at")
+        time_to_wire(_expiry(item.ttl, now), message.expires_at, "ttl")
+    if item.media is not None:
+        _media_to_wire(item.media, item.media_type, message.media)
+    elif item.media_type:
+        raise invalid("media_type", f"{item.media_type!r} is given without media")
     return message
+
+
+def update_to_wire(fields: Mapping[str, Any], now: datetime) -> tuple[memory_pb2.MemoryInput, FieldMask]:
+    """The new values of `fields` without those that are UNCHANGED, and the mask that names them; made at `now`.
+
+    None empties a field. Raises InvalidFieldError, also if nothing would change.
+    """
+    given = {field: value for field, value in fields.items() if value is not values.UNCHANGED}
+    if "ttl" in given:
+        if "expires_at" in given:
+            raise invalid("ttl", "cannot be given together with expires_at")
+        given["expires_at"] = _expiry(given.pop("ttl"), now)
+    if not given:
+        raise invalid("update_mask", "names no field; give at least one field to change")
+    message = memory_pb2.MemoryInput()
+    for field, value in given.items():
+        if value is not None:
+            _INPUT_FIELDS[field](message, field, value)
+    return message, FieldMask(paths=list(given))
+
+
+def _expiry(ttl: timedelta, now: datetime) -> datetime:
+    if not isinstance(ttl, timedelta):
+        raise invalid("ttl", f"{ttl!r} is not a timedelta")
+    try:
+        return now + ttl
+    except OverflowError:
+        raise invalid("ttl", f"{ttl} is too long; leave it out for a memory that never expires") from None
+
+
+def _media_to_wire(media: bytes | Media, mime_type: str, into: memory_pb2.MediaInput) -> None:
+    if isinstance(media, Media):
+        into.upload = media.name
+    else:
+        assign(into, "data", media, "media")
+    assign(into, "mime_type", mime_type, "media_type")
+
+
+def _write_kind(message: memory_pb2.MemoryInput, field: str, kind: str) -> None:
+    message.kind = enum_to_wire(values.MemoryKind, kind, field)
+
+
+def _write_on_duplicate(message: memory_pb2.MemoryInput, field: str, choice: str) -> None:
+    message.on_duplicate = enum_to_wire(values.OnDuplicate, choice, field)
+
+
+def _write_novelty_gate(message: memory_pb2.MemoryInput, field: str, gate: str) -> None:
+    message.novelty_gate = enum_to_wire(values.NoveltyGate, gate, field)
+
+
+def _write_metadata(message: memory_pb2.MemoryInput, field: str, metadata: Mapping[str, values.Json]) -> None:
+    struct_to_wire(metadata, message.metadata, field)
+
+
+def _write_time(message: memory_pb2.MemoryInput, field: str, time: datetime) -> None:
+    time_to_wire(time, getattr(message, field), field)
+
+
+def _write_provenance(message: memory_pb2.MemoryInput, field: str, provenance: values.Provenance) -> None:
+    if not isinstance(provenance, values.Provenance):
+        raise invalid(field, f"{provenance!r} is not a Provenance")
+    target = message.provenance
+    if provenance.origin != values.Origin.UNKNOWN:
+        target.origin = enum_to_wire(values.Origin, provenance.origin, f"{field}.origin")
+    extend(target, "sources", provenance.sources, f"{field}.sources")
+    assign(target, "agent", provenance.agent, f"{field}.agent")
+
+
+def memory_input_from_wire(message: memory_pb2.MemoryInput) -> values.MemoryInput:
+    """What was said of a memory that is not written yet; working memory has no media."""
+    return values.MemoryInput(
+        content=message.content,
+        kind=enum_from_wire(values.MemoryKind, message.kind),
+        metadata=struct_from_wire(message.metadata),
+        tags=tuple(message.tags),
+        actor=message.actor,
+        session=message.session,
+        ordinal=_optional(message, "ordinal"),
+        occurred_at=time_from_wire(message, "occurred_at"),
+        importance=_optional(message, "importance"),
+        confidence=_optional(message, "confidence"),
+        id=message.id,
+        valid_from=time_from_wire(message, "valid_from"),
+        valid_to=time_from_wire(message, "valid_to"),
+        expires_at=time_from_wire(message, "expires_at"),
+        provenance=_provenance_from_wire(message),
+        protected=message.protected,
+        on_duplicate=enum_from_wire(values.OnDuplicate, message.on_duplicate) if message.on_duplicate else None,
+        novelty_gate=enum_from_wire(values.NoveltyGate, message.novelty_gate) if message.novelty_gate else None,
+    )
 
 
 def memory_from_wire(message: memory_pb2.Memory) -> values.Memory:
@@ -172,7 +294,7 @@ def memory_from_wire(message: memory_pb2.Memory) -> values.Memory:
         tags=tuple(message.tags),
         actor=message.actor,
         session=message.session,
-        ordinal=message.ordinal if message.HasField("ordinal") else None,
+        ordinal=_optional(message, "ordinal"),
         occurred_at=time_from_wire(message, "occurred_at"),
         importance=message.importance,
         confidence=message.confidence,
@@ -181,19 +303,56 @@ def memory_from_wire(message: memory_pb2.Memory) -> values.Memory:
         create_time=time_from_wire(message, "create_time"),
         update_time=time_from_wire(message, "update_time"),
         etag=message.etag,
+        modality=enum_from_wire(values.Modality, message.modality),
+        media=media_from_wire(message.media) if message.HasField("media") else None,
+        valid_from=time_from_wire(message, "valid_from"),
+        valid_to=time_from_wire(message, "valid_to"),
+        expires_at=time_from_wire(message, "expires_at"),
+        provenance=_provenance_from_wire(message),
+        supersedes=last_part(message.supersedes),
+        superseded_by=last_part(message.superseded_by),
+        protected=message.protected,
+        strength=message.strength,
+        access_count=message.access_count,
+        last_accessed_at=time_from_wire(message, "last_accessed_at"),
+        reliability=message.reliability,
+        tier=enum_from_wire(values.Tier, message.tier),
+    )
+
+
+def _optional(message: Message, field: str) -> Any:
+    return getattr(message, field) if message.HasField(field) else None
+
+
+def _provenance_from_wire(message: memory_pb2.Memory | memory_pb2.MemoryInput) -> values.Provenance | None:
+    if not message.HasField("provenance"):
+        return None
+    found = message.provenance
+    return values.Provenance(enum_from_wire(values.Origin, found.origin), tuple(found.sources), found.agent)
+
+
+def remembered_from_wire(message: memory_service_pb2.CreateMemoryResponse) -> values.Remembered:
+    """What became of a memory."""
+    return values.Remembered(
+        memory=memory_from_wire(message.memory),
+        duplicate=message.duplicate,
+        novelty=enum_from_wire(values.NoveltyDecision, message.novelty) if message.novelty else None,
     )
 
 
 def filter_to_wire(chosen: values.MemoryFilter) -> memory_pb2.MemoryFilter:
     """The message for a filter."""
     message = memory_pb2.MemoryFilter(
-        kinds=[enum_to_wire(values.MemoryKind, kind, "filter.kinds") for kind in chosen.kinds]
+        kinds=enums_to_wire(values.MemoryKind, chosen.kinds, "filter.kinds"),
+        modalities=enums_to_wire(values.Modality, chosen.modalities, "filter.modalities"),
     )
     for field in ("tags", "actors", "sessions"):
-        _extend(message, field, getattr(chosen, field), f"filter.{field}")
-    for field in ("occurred_from", "occurred_to"):
+        extend(message, field, getattr(chosen, field), f"filter.{field}")
+    for field in ("occurred_from", "occurred_to", "valid_at", "created_from", "created_to"):
         if (time := getattr(chosen, field)) is not None:
             time_to_wire(time, getattr(message, field), f"filter.{field}")
+    if chosen.min_importance is not None:
+        assign(message, "min_importance", chosen.min_importance, "filter.min_importance")
     if chosen.metadata:
         struct_to_wire(chosen.metadata, message.metadata, "filter.metadata")
     return message
@@ -212,20 +371,6 @@ def recall_from_wire(message: memory_service_pb2.RecallMemoriesResponse) -> valu
         for result in message.results
     ]
     return values.RecallHits(hits, [enum_from_wire(values.DegradedPart, part) for part in message.degraded])
-
-
-def space_from_wire(message: memory_pb2.Space) -> values.SpaceInfo:
-    """A space and its counts."""
-    return values.SpaceInfo(
-        id=last_part(message.name),
-        uid=message.uid,
-        description=message.description,
-        revision=message.revision,
-        active_memories=message.active_memories,
-        archived_memories=message.archived_memories,
-        published_revision=message.published_revision,
-        create_time=time_from_wire(message, "create_time"),
-    )
 
 
 def revision_from_wire(message: memory_pb2.Revision) -> values.Revision:
@@ -330,9 +475,10 @@ def assign(message: Any, field: str, value: object, path: str | None = None) -> 
         raise _cannot_carry(path or field, value, error) from None
 
 
-def _extend(message: Any, field: str, items: object, path: str | None = None) -> None:
+def extend(message: Any, field: str, items: object, path: str | None = None) -> None:
+    """Add the items of a list. Raises InvalidFieldError that names the field if the message cannot carry them."""
     if isinstance(items, str):
-        raise _invalid(path or field, f"{items!r} is one text; give a list of texts")
+        raise invalid(path or field, f"{items!r} is one text; give a list of texts")
     try:
         getattr(message, field).extend(items)
     except (TypeError, ValueError) as error:
@@ -341,10 +487,34 @@ def _extend(message: Any, field: str, items: object, path: str | None = None) ->
 
 def _cannot_carry(path: str, value: object, error: Exception) -> InvalidFieldError:
     if isinstance(error, UnicodeError):
-        return _invalid(path, "is not valid Unicode (a lone surrogate)")
+        return invalid(path, "is not valid Unicode (a lone surrogate)")
     shown = repr(value)
-    return _invalid(path, f"{shown if len(shown) <= 80 else shown[:77] + '...'} cannot be sent ({error})")
+    return invalid(path, f"{shown if len(shown) <= 80 else shown[:77] + '...'} cannot be sent ({error})")
 
 
-def _invalid(field: str, description: str) -> InvalidFieldError:
+def invalid(field: str, description: str) -> InvalidFieldError:
+    """The error that says what is wrong with one field."""
     return InvalidFieldError.of([Violation(field, description)])
+
+
+_INPUT_FIELDS: Final[dict[str, Callable[[memory_pb2.MemoryInput, str, Any], None]]] = {
+    "id": assign,
+    "kind": _write_kind,
+    "content": assign,
+    "metadata": _write_metadata,
+    "tags": extend,
+    "actor": assign,
+    "session": assign,
+    "ordinal": assign,
+    "occurred_at": _write_time,
+    "importance": assign,
+    "confidence": assign,
+    "valid_from": _write_time,
+    "valid_to": _write_time,
+    "expires_at": _write_time,
+    "provenance": _write_provenance,
+    "protected": assign,
+    "on_duplicate": _write_on_duplicate,
+    "novelty_gate": _write_novelty_gate,
+}
+"""The fields of MemoryInput that are fields of the message too, and what writes each."""

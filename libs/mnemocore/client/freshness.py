@@ -49,6 +49,16 @@ class Freshness:
         self._answered += 1
         self._token = token
 
+    def note_unproven_write(self) -> None:
+        """A write was answered without a token: the next read asks for full consistency."""
+        self._ambiguous = True
+        self._answered += 1
+
+    def forget(self) -> None:
+        """The space is gone, and what its tokens prove with it."""
+        self._token = ""
+        self._ambiguous = False
+
 
 class PendingWrite:
     """A write under way. A stream of writes, answered in their order, is one of these with several answers."""

@@ -156,8 +156,10 @@ class Ingestion:
         for index, result in zip(batch.indexes, response.results, strict=True):
             if result.WhichOneof("outcome") == "error":
                 self._refused(index, from_status(result.error))
-            else:
-                self._result.ids.append(last_part(result.name))
+                continue
+            self._result.ids.append(last_part(result.name))
+            if result.duplicate:
+                self._result.duplicates.append(index)
         self._report_progress()
 
     def _report_progress(self) -> None:
@@ -184,7 +186,7 @@ class Ingestion:
         async for item in _each(items):
             index += 1
             try:
-                message = memory_input_to_wire(item)
+                message = memory_input_to_wire(item, self._services.clock.now())
             except InvalidFieldError as error:
                 self._refused(index, error)
                 if self._failure is not None:

@@ -7,19 +7,25 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mnemocore.client.freshness import Freshness
 from mnemocore.cognitive.v1.cognition_service_pb2_grpc import CognitionServiceStub
-from mnemocore.errors import SpaceExistsError
+from mnemocore.errors import SpaceExistsError, SpaceNotFoundError
 from mnemocore.events.v1.event_service_pb2_grpc import EventServiceStub
 from mnemocore.gateway.v1.gateway_service_pb2_grpc import GatewayServiceStub
 from mnemocore.ids import new_uuid
 from mnemocore.memory.v1 import space_service_pb2
+from mnemocore.memory.v1.association_service_pb2_grpc import AssociationServiceStub
+from mnemocore.memory.v1.grant_service_pb2_grpc import GrantServiceStub
+from mnemocore.memory.v1.media_service_pb2_grpc import MediaServiceStub
 from mnemocore.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
+from mnemocore.memory.v1.session_service_pb2_grpc import SessionServiceStub
 from mnemocore.memory.v1.space_service_pb2_grpc import SpaceServiceStub
+from mnemocore.memory.v1.working_memory_service_pb2_grpc import WorkingMemoryServiceStub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
 
     from mnemocore.client.channel import ResilientChannel
     from mnemocore.clock import Clock
+    from mnemocore.common.v1.resources_pb2 import ConsistencyToken
     from mnemocore.memory.v1 import resources_pb2
 
 Req = TypeVar("Req", contravariant=True)
@@ -34,17 +40,34 @@ class UnaryMethod(Protocol[Req, Res]):
         ...
 
 
+class Written(Protocol):
+    """The response to a write."""
+
+    @property
+    def written_at(self) -> ConsistencyToken:
+        """Proof of the write."""
+        ...
+
+
+W = TypeVar("W", bound=Written)
+
+
 class Services:
     """The stubs on one channel. `timeout` is the most seconds a call may take, None for what each method declares."""
 
     def __init__(self, channel: ResilientChannel, clock: Clock, timeout: float | None) -> None:
         self.memory = MemoryServiceStub(channel)
         self.spaces = SpaceServiceStub(channel)
+        self.media = MediaServiceStub(channel)
+        self.associations = AssociationServiceStub(channel)
+        self.grants = GrantServiceStub(channel)
+        self.sessions = SessionServiceStub(channel)
+        self.working_memory = WorkingMemoryServiceStub(channel)
         self.cognition = CognitionServiceStub(channel)
         self.events = EventServiceStub(channel)
         self.gateway = GatewayServiceStub(channel)
         self.clock = clock
-        self._timeout = timeout
+        self.timeout = timeout
         self._freshness: dict[str, Freshness] = {}
 
     def freshness(self, space_id: str) -> Freshness:
@@ -57,7 +80,23 @@ class Services:
 
     async def call(self, method: UnaryMethod[Req, Res], request: Req) -> Res:
         """The response to `request`."""
-        return await method(request, timeout=self._timeout)
+        return await method(request, timeout=self.timeout)
+
+    async def call_in(self, space_id: str, method: UnaryMethod[Req, Res], request: Req) -> Res:
+        """The response to `request`, which is about a space; the space is made if it does not exist."""
+        try:
+            return await self.call(method, request)
+        except SpaceNotFoundError:
+            await self.ensure_space(space_id)
+            return await self.call(method, request)
+
+    async def write(self, space_id: str, method: UnaryMethod[Req, W], request: Req, *, make_space: bool = False) -> W:
+        """The response to a write in a space, which reads of the space are from now on as fresh as."""
+        pending = self.freshness(space_id).begin_write()
+        calling = self.call_in(space_id, method, request) if make_space else self.call(method, request)
+        response = await calling
+        pending.answered(response.written_at.value)
+        return response
 
     async def pages(self, method: UnaryMethod[Any, Any], request: Any) -> AsyncIterator[Any]:
         """Every page from the one `request` asks for to the last one."""
@@ -71,14 +110,13 @@ class Services:
             following.page_token = response.next_page_token
             request = following
 
-    async def create_space(self, space_id: str, description: str = "") -> resources_pb2.Space:
-        """Make a space. Raises SpaceExistsError."""
-        request = space_service_pb2.CreateSpaceRequest(
-            space_id=space_id, description=description, request_id=self.request_id()
-        )
+    async def create_space(self, request: space_service_pb2.CreateSpaceRequest) -> resources_pb2.Space:
+        """Make a space; the request gets its id here. Raises SpaceExistsError."""
+        request.request_id = self.request_id()
         return (await self.call(self.spaces.CreateSpace, request)).space
 
     async def ensure_space(self, space_id: str) -> None:
-        """Make a space unless somebody else has just made it."""
+        """Make a space unless somebody else has just made it. Tokens of an older one of this name are forgotten."""
+        self.freshness(space_id).forget()
         with contextlib.suppress(SpaceExistsError):
-            await self.create_space(space_id)
+            await self.create_space(space_service_pb2.CreateSpaceRequest(space_id=space_id))

@@ -15,7 +15,7 @@ from mnemocore.client.breaker import Outcome
 from mnemocore.errors import PeerUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Generator
+    from collections.abc import AsyncIterator, Awaitable, Coroutine, Generator
     from typing import Self
 
     from mnemocore.client.breaker import Permit
@@ -78,10 +78,15 @@ class RunningCall(Generic[Req]):
         try:
             return await step
         except grpc.aio.AioRpcError as raw:
-            if _is_lost_status(raw):
+            said = await self._recovered() if _is_lost_status(raw) else raw
+            if said is None:
                 self._permit.settle(Outcome.NEUTRAL)
                 raise self._ended() from None
-            raise self._policy.failure(raw, self._permit, self._seconds) from None
+            raise self._policy.failure(said, self._permit, self._seconds) from None
+
+    async def _recovered(self) -> grpc.aio.AioRpcError | None:
+        """The status that the server has sent if another one stands in its place; None if it is gone."""
+        return None
 
 
 def _is_lost_status(raw: grpc.aio.AioRpcError) -> bool:
@@ -121,7 +126,16 @@ class StreamCall(RunningCall[Req], Generic[Req, Res]):
 
 
 class UploadCall(RunningCall[Req], Generic[Req, Res]):
-    """A call with streamed requests and one response: await it for the response."""
+    """A call with streamed requests and one response: await it for the response.
+
+    What the server says when it ends the call in the midst of the requests is not lost: it is either the first status
+    that the call has, or the one it has in the end.
+    """
+
+    def __init__(self, policy: CallPolicy, inner: Any, permit: Permit, seconds: float | None) -> None:
+        super().__init__(policy, inner, permit, seconds)
+        self._first: grpc.aio.AioRpcError | None = None
+        inner.add_done_callback(self._note_first)
 
     def __await__(self) -> Generator[Any, None, Res]:
         return self._response().__await__()
@@ -129,7 +143,33 @@ class UploadCall(RunningCall[Req], Generic[Req, Res]):
     def _final_answer(self) -> Awaitable[Any]:
         return cast("Awaitable[Any]", self._inner)
 
+    def _note_first(self, inner: Any) -> None:
+        if self._first is None:
+            code, details = _at_once(inner.code()), _at_once(inner.details())
+            trailing = _at_once(inner.trailing_metadata())
+            self._first = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, details=details)
+
+    async def _recovered(self) -> grpc.aio.AioRpcError | None:
+        if self._first is not None and not _is_lost_status(self._first):
+            return self._first
+        try:
+            await self._inner
+        except grpc.aio.AioRpcError as raw:
+            return None if _is_lost_status(raw) else raw
+        return None
+
     async def _response(self) -> Res:
         response: Res = await self._guarded(self._inner)
         self._permit.settle(Outcome.SUCCESS)
         return response
+
+
+def _at_once(answer: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine of a call that is over returns; it has nothing to wait for."""
+    try:
+        answer.send(None)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+    answer.close()
+    raise RuntimeError("the call is not over")

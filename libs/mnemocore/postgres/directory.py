@@ -20,6 +20,8 @@ FORMAT: Final = 1
 
 _LOCK_FILE: Final = "mnemo.lock"
 _FORMAT_FILE: Final = "FORMAT"
+_UNFINISHED: Final = "unfinished"
+"""Stands in the format file of a directory that is being filled."""
 _PROBE_GRACE: Final = 0.5
 """Seconds for which a taken lock is tried again: `served_by` of another process holds it for a moment."""
 
@@ -90,6 +92,23 @@ class DataDirectory:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, content, 0)
 
+    def mark_unfinished(self) -> None:
+        """Say that it is being filled: nobody can take it until `mark_finished`, however this process ends."""
+        _write_durably(self.path / _FORMAT_FILE, f"{_UNFINISHED}\n")
+
+    def mark_finished(self) -> None:
+        """Say that everything is there."""
+        _write_durably(self.path / _FORMAT_FILE, f"{FORMAT}\n")
+
+    @classmethod
+    def is_unfinished(cls, path: Path) -> bool:
+        """Whether somebody began to fill the directory and neither ended nor goes on."""
+        try:
+            unfinished = (path / _FORMAT_FILE).read_text().strip() == _UNFINISHED
+        except (OSError, UnicodeDecodeError):
+            return False
+        return unfinished and cls.served_by(path) is None
+
     def release(self) -> None:
         """Let the directory go. A second release does nothing."""
         if self._lock >= 0:
@@ -123,6 +142,8 @@ class DataDirectory:
             file.write_text(f"{FORMAT}\n")
             return
         text = file.read_text().strip()
+        if text == _UNFINISHED:
+            raise _unusable(self.path, "holds half of a backup, for a restore was interrupted; restore it once more")
         if not text.isdecimal():
             raise _unusable(self.path, f"has a damaged {_FORMAT_FILE} file: {text[:40]!r}; allowed is a whole number")
         if int(text) > FORMAT:
@@ -136,6 +157,13 @@ def _read_served(lock: int) -> Served:
     except ValueError:  # between truncation and writing
         return Served(0, "")
     return Served(content["pid"], content["address"])
+
+
+def _write_durably(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _unusable(path: Path, reason: str) -> DataDirectoryError:

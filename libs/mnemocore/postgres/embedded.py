@@ -33,6 +33,8 @@ MAJOR_VERSION: Final = 18
 _log = logging.getLogger("mnemocore.postgres")
 _USER: Final = "mnemo"
 _SOCKET_NAME: Final = ".s.PGSQL.5432"
+_SOCKET_LINE, _STATUS_LINE = 4, 7
+"""Where the socket's folder and the state stand in `postmaster.pid`, counted from 0."""
 _MAX_SOCKET_PATH: Final = 100
 """Bytes; operating systems allow 103 to 107."""
 _START_LIMIT: Final = 120.0
@@ -108,7 +110,24 @@ class EmbeddedPostgres:
 
     def url_for(self, database: str) -> str:
         """Where to connect to a database of this name."""
-        return f"postgresql://{_USER}@/{quote(database)}?host={quote(str(self._socket_folder), safe='')}"
+        return _url(database, str(self._socket_folder))
+
+    @classmethod
+    def url_of_running(cls, directory: Path) -> str | None:
+        """Where to connect to the server that another process runs on `directory`; None while it is not ready.
+
+        Raises DataDirectoryError if its files belong to somebody else. Blocking.
+        """
+        try:
+            lines = (directory / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            text = f"data directory {directory} cannot be read: {error.strerror}"
+            raise DataDirectoryError(text, path=str(directory)) from error
+        if len(lines) <= _STATUS_LINE or lines[_STATUS_LINE].strip() != "ready":
+            return None
+        return _url("postgres", lines[_SOCKET_LINE])
 
     async def start(self) -> None:
         """Create the cluster if there is none, and return when the server accepts connections.
@@ -250,7 +269,7 @@ class EmbeddedPostgres:
             lines = (self._directory / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return False
-        return len(lines) >= 8 and lines[7].strip() == "ready"
+        return len(lines) > _STATUS_LINE and lines[_STATUS_LINE].strip() == "ready"
 
     def _supervise(self) -> None:
         assert self._keeper is not None
@@ -309,6 +328,10 @@ class EmbeddedPostgres:
 def server_program() -> Path:
     """The PostgreSQL server of the installed wheel. Raises InvalidSettingError if there is none."""
     return _program("postgres")
+
+
+def _url(database: str, socket_folder: str) -> str:
+    return f"postgresql://{_USER}@/{quote(database)}?host={quote(socket_folder, safe='')}"
 
 
 def _let_go_in_child() -> None:

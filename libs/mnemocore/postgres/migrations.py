@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 from mnemocore.errors import DataDirectoryError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from asyncpg import Connection
 
     from mnemocore.postgres.database import Database
@@ -35,18 +37,33 @@ async def migrate(database: Database, package: str, *, schema: str) -> None:
     """
     migrations = await asyncio.to_thread(_read, package)
     async with database.transaction(seconds=_LIMIT) as connection:
-        await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"mnemo migrations {schema}")
-        applied = await _applied(connection, schema)
-        _check(schema, migrations, applied)
-        for migration in migrations:
-            if migration.number not in applied:
-                await connection.execute(migration.sql)
-                await connection.execute(
-                    f"INSERT INTO {schema}.migrations (number, name, checksum) VALUES ($1, $2, $3)",
-                    migration.number,
-                    migration.name,
-                    migration.checksum,
-                )
+        await _bring_to(connection, schema, migrations)
+
+
+async def migrate_as_in(connection: Connection, package: str, *, schema: str, checksums: Mapping[int, str]) -> None:
+    """Apply the migrations of `package` with the numbers of `checksums`, and no others, in the caller's transaction.
+
+    Raises DataDirectoryError if this version lacks one of them, or one differs from its checksum.
+    """
+    migrations = await asyncio.to_thread(_read, package)
+    _check(schema, migrations, checksums)
+    await _bring_to(connection, schema, [migration for migration in migrations if migration.number in checksums])
+
+
+async def _bring_to(connection: Connection, schema: str, migrations: list[_Migration]) -> None:
+    """Apply what the schema lacks, as the one process that does."""
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"mnemo migrations {schema}")
+    applied = await _applied(connection, schema)
+    _check(schema, migrations, applied)
+    for migration in migrations:
+        if migration.number not in applied:
+            await connection.execute(migration.sql)
+            await connection.execute(
+                f"INSERT INTO {schema}.migrations (number, name, checksum) VALUES ($1, $2, $3)",
+                migration.number,
+                migration.name,
+                migration.checksum,
+            )
 
 
 def _read(package: str) -> list[_Migration]:
@@ -67,7 +84,7 @@ async def _applied(connection: Connection, schema: str) -> dict[int, str]:
     return {row["number"]: row["checksum"] for row in await connection.fetch(f"TABLE {schema}.migrations")}
 
 
-def _check(schema: str, migrations: list[_Migration], applied: dict[int, str]) -> None:
+def _check(schema: str, migrations: list[_Migration], applied: Mapping[int, str]) -> None:
     known = {migration.number: migration for migration in migrations}
     if unknown := applied.keys() - known.keys():
         reason = f"has migration {max(unknown)}, this version knows up to {max(known, default=0)}"

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 QUEUED_MESSAGES: Final = 16
 """How many messages wait between the two ends of a stream before the writer waits for the reader."""
+QUEUED_BYTES: Final = 4 * 1024 * 1024
+"""The writer also waits when those messages have so many bytes together; one message may have more."""
 
 EOF: Final = grpc.aio.EOF
 
@@ -39,12 +41,13 @@ _LOGGER: Final = logging.getLogger("mnemocore.server")
 
 
 class Pipe:
-    """Messages on their way from one end of a call to the other, in order, at most QUEUED_MESSAGES of them."""
+    """Messages on their way from one end of a call to the other, in order, with a bound on their number and bytes."""
 
-    __slots__ = ("_items", "_waiting", "closed")
+    __slots__ = ("_bytes", "_items", "_waiting", "closed")
 
     def __init__(self) -> None:
-        self._items: deque[Any] = deque()
+        self._bytes = 0
+        self._items: deque[tuple[Any, int]] = deque()
         self._waiting: list[asyncio.Future[None]] = []
         self.closed = False
 
@@ -55,16 +58,15 @@ class Pipe:
 
     def put_now(self, item: Any) -> None:
         """Add a message without asking for room: for the one message of a unary side."""
-        self._items.append(item)
-        self._wake()
+        self._add(item, 0)
 
     async def put(self, item: Any) -> bool:
         """Add a message when there is room; False if the pipe was closed before."""
-        while len(self._items) >= QUEUED_MESSAGES and not self.closed:
+        while (len(self._items) >= QUEUED_MESSAGES or self._bytes >= QUEUED_BYTES) and not self.closed:
             await self._change()
         if self.closed:
             return False
-        self.put_now(item)
+        self._add(item, _size_of(item))
         return True
 
     async def get(self) -> Any:
@@ -73,13 +75,11 @@ class Pipe:
             if self.closed:
                 return EOF
             await self._change()
-        item = self._items.popleft()
-        self._wake()
-        return item
+        return self._take()
 
     def pop(self) -> Any:
         """The next message, EOF if there is none now."""
-        return self._items.popleft() if self._items else EOF
+        return self._take() if self._items else EOF
 
     def close(self) -> None:
         """Take no more messages; those on their way still arrive."""
@@ -89,7 +89,19 @@ class Pipe:
     def discard(self) -> None:
         """Take no more messages and drop those on their way."""
         self._items.clear()
+        self._bytes = 0
         self.close()
+
+    def _add(self, item: Any, size: int) -> None:
+        self._items.append((item, size))
+        self._bytes += size
+        self._wake()
+
+    def _take(self) -> Any:
+        item, size = self._items.popleft()
+        self._bytes -= size
+        self._wake()
+        return item
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -449,6 +461,11 @@ def _conversion(serialize: Callable[[Any], bytes] | None, deserialize: Callable[
 
 def _as_it_is(message: Any) -> Any:
     return message
+
+
+def _size_of(message: Any) -> int:
+    """The bytes of a message; 0 of what stands for one that could not be read."""
+    return len(message) if isinstance(message, bytes) else message.ByteSize() if isinstance(message, Message) else 0
 
 
 class _LocalCall(grpc.aio.Call):

@@ -120,7 +120,7 @@ def _scalar_check(field: FieldDescriptor, value_rules: tuple[Rule, ...], *, requ
 
 def _message_checks(field: FieldDescriptor, descriptor: Descriptor, rules: options_pb2.FieldRules) -> Iterator[Check]:
     name, required = field.name, rules.required
-    inner = _inner_check(descriptor, rules)
+    inner = None if rules.per_item else _inner_check(descriptor, rules)
     if inner is None and not required:
         return
 

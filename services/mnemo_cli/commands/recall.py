@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from mnemo_cli import moments
-from mnemo_cli.shown import moment, print_json, printable
+from mnemo_cli import choices, moments
+from mnemo_cli.filters import filter_options
+from mnemo_cli.shown import moment, print_json, printable, shortened
 from mnemo_cli.target import Target, connection_options
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from mnemocore.client import Connection, RecallHit, RecallHits
+    from mnemocore.client import Connection, MemoryFilter, RecallHit, RecallHits
 
 SHORT_LENGTH: Final = 400
 """Characters of a memory that are shown unless all of it is asked for."""
@@ -29,16 +30,15 @@ _INDENT: Final = "    "
 @click.option("--limit", type=click.IntRange(1, 1000), default=10, show_default=True, help="Results at most.")
 @click.option(
     "--profile",
-    type=click.Choice(["balanced", "semantic", "recent"]),
+    type=choices.profile,
     default="balanced",
     show_default=True,
-    help="How the parts of the score are weighed.",
+    help="How the parts of the score are weighed; graph also follows links.",
 )
-@click.option("--actor", "actors", multiple=True, help="Only what this one said or did; repeat it for any of several.")
-@click.option("--tag", "tags", multiple=True, help="Only what carries this tag; repeat it for all of several.")
-@click.option("--session", "sessions", multiple=True, help="Only this session; repeat it for any of several.")
-@click.option("--from", "occurred_from", type=moments.time, metavar="TIME", help="Happened at or after this time.")
-@click.option("--to", "occurred_to", type=moments.time, metavar="TIME", help="Happened before this time.")
+@filter_options
+@click.option("--state", "states", multiple=True, type=choices.state, help="Any of these states; active if none.")
+@click.option("--known-at", type=moments.time, metavar="TIME", help="Answer from what was known at this time.")
+@click.option("--min-score", type=click.FloatRange(0, 1), default=0.0, help="Leave out results with a lower score.")
 @click.option("--no-wait", is_flag=True, help="Answer at once, though newly written memories may not be found yet.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with everything.")
 @click.option("--explain", is_flag=True, help="Show what each score is made of.")
@@ -49,11 +49,10 @@ def recall(
     space: str,
     limit: int,
     profile: str,
-    actors: tuple[str, ...],
-    tags: tuple[str, ...],
-    sessions: tuple[str, ...],
-    occurred_from: datetime | None,
-    occurred_to: datetime | None,
+    chosen: MemoryFilter,
+    states: tuple[str, ...],
+    known_at: datetime | None,
+    min_score: float,
     no_wait: bool,
     as_json: bool,
     explain: bool,
@@ -61,15 +60,17 @@ def recall(
     target: Target,
 ) -> None:
     """Find the memories that answer QUERY, best first, among all that were kept before."""
-    from mnemocore.client import MemoryFilter
-
-    chosen = MemoryFilter(
-        tags=tags, actors=actors, sessions=sessions, occurred_from=occurred_from, occurred_to=occurred_to
-    )
 
     async def ask(mnemo: Connection) -> RecallHits:
         return await mnemo.space(space).recall(
-            query, limit=limit, filter=chosen, profile=profile, fully_consistent=not no_wait
+            query,
+            limit=limit,
+            filter=chosen,
+            profile=profile,
+            fully_consistent=not no_wait,
+            states=states,
+            known_at=known_at,
+            min_score=min_score,
         )
 
     hits = target.run(ask)
@@ -100,8 +101,6 @@ def _print_hit(rank: int, hit: RecallHit, *, explain: bool, full: bool) -> None:
 def _wrapped(text: str, *, full: bool) -> str:
     """`text` in lines that fit the terminal; shortened to SHORT_LENGTH characters and one paragraph unless `full`."""
     width = max(40, min(shutil.get_terminal_size().columns, 120))
-    if not full:
-        text = " ".join(text.split())
-        text = text if len(text) <= SHORT_LENGTH else f"{text[: SHORT_LENGTH - 4].rstrip()} ..."
+    text = text if full else shortened(text, SHORT_LENGTH)
     lines = (textwrap.wrap(line, width - len(_INDENT)) or [""] for line in text.splitlines())
     return "\n".join(f"{_INDENT}{piece}".rstrip() for line in lines for piece in line)

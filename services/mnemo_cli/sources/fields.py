@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from mnemocore.client.values import MemoryInput, MemoryKind
+from mnemocore.client.values import MemoryInput, MemoryKind, NoveltyGate, OnDuplicate, Origin, Provenance
 from mnemocore.ids import is_uuid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from enum import StrEnum
 
 
 MAX_CONTENT_BYTES: Final = 102_400
@@ -66,12 +68,42 @@ def _id(name: str, value: object) -> str:
     return value.lower()
 
 
-def _kind(name: str, value: object) -> MemoryKind:
-    known = [kind for kind in MemoryKind if kind is not MemoryKind.UNKNOWN]
-    text = value.lower().removeprefix("memory_kind_") if isinstance(value, str) else ""
+def _member(cls: type[StrEnum], name: str, value: object) -> StrEnum:
+    """The member that `value` names, as `fact` or as `MEMORY_KIND_FACT`."""
+    known = [member for member in cls if member != "unknown"]
+    prefix = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
+    text = value.lower().removeprefix(f"{prefix}_") if isinstance(value, str) else ""
     if text not in known:
         raise _wrong(name, value, f"one of {', '.join(known)}")
-    return MemoryKind(text)
+    return cls(text)
+
+
+def _kind(name: str, value: object) -> StrEnum:
+    return _member(MemoryKind, name, value)
+
+
+def _on_duplicate(name: str, value: object) -> StrEnum:
+    return _member(OnDuplicate, name, value)
+
+
+def _novelty_gate(name: str, value: object) -> StrEnum:
+    return _member(NoveltyGate, name, value)
+
+
+def _provenance(name: str, value: object) -> Provenance:
+    if not isinstance(value, dict) or not value.keys() <= {"origin", "sources", "agent"}:
+        raise _wrong(name, value, "an object with origin, sources and agent")
+    return Provenance(
+        _member(Origin, f"{name}.origin", value["origin"]) if value.get("origin") else Origin.UNKNOWN,
+        _tags(f"{name}.sources", value.get("sources") or []),
+        _text(f"{name}.agent", value.get("agent") or ""),
+    )
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(name, value, "true or false")
+    return value
 
 
 def _metadata(name: str, value: object) -> dict[str, Any]:
@@ -115,5 +147,12 @@ FIELDS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "occurred_at": parse_time,
     "importance": _share,
     "confidence": _share,
+    "valid_from": parse_time,
+    "valid_to": parse_time,
+    "expires_at": parse_time,
+    "provenance": _provenance,
+    "protected": _flag,
+    "on_duplicate": _on_duplicate,
+    "novelty_gate": _novelty_gate,
 }
-"""The fields of MemoryInput and what checks each."""
+"""The fields of MemoryInput that have a place in JSON, and what checks each."""

@@ -7,10 +7,12 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from mnemo_events.api import wire
+from mnemo_events.domain.eraser import erase_space
 from mnemo_events.domain.reader import read_page
 from mnemocore import calls
 from mnemocore.errors import InvalidFieldError, MnemoError, Violation
 from mnemocore.events.v1 import event_service_pb2, event_service_pb2_grpc
+from mnemocore.ids import SpaceUid, Tenant
 from mnemocore.paging import page_size
 
 if TYPE_CHECKING:
@@ -46,6 +48,13 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
         """Take payloads out."""
         redacted = await self._log.redact([(key.tenant, key.source, key.id) for key in request.keys])
         return event_service_pb2.RedactEventsResponse(redacted=redacted)
+
+    async def EraseSpaceEvents(
+        self, request: event_service_pb2.EraseSpaceEventsRequest, context: Context
+    ) -> event_service_pb2.EraseSpaceEventsResponse:
+        """Remove the events of a space."""
+        removed = await erase_space(self._log, Tenant(request.tenant), SpaceUid(request.space_uid), request.keep_id)
+        return event_service_pb2.EraseSpaceEventsResponse(removed=removed)
 
     async def SubscribeEvents(
         self,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from mnemocore.ids import SpaceUid, Tenant
+
+
+SPACE_ERASED: Final = "space.erased"
+"""The type of the event that ends a space: nothing of the space is appended after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """An event at its place: positions count from 1, without gaps, in the order of commit."""
+    """An event at its place: positions count from 1 in the order of commit; those of erased spaces are empty."""
 
     position: int
     event: Event

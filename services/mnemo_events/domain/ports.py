@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from mnemo_events.domain.event import Event, Page
     from mnemo_events.domain.filter import Filter
+    from mnemocore.ids import SpaceUid, Tenant
 
 
 class EventLog(Protocol):
@@ -19,12 +20,20 @@ class EventLog(Protocol):
         """Append at least one event, all or none, in their order; durable when it returns.
 
         Returns the position of each. An event whose key the log, or the batch itself, has already keeps its first
-        position.
+        position. One of a space that has ended with an event of the type SPACE_ERASED is not appended: its position is
+        that event's.
         """
         ...
 
     async def redact(self, keys: Sequence[tuple[str, str, str]]) -> int:
         """Take the payload out of the events with these keys (tenant, source, id); how many lost one now."""
+        ...
+
+    async def remove(self, tenant: Tenant, space_uid: SpaceUid, keep_id: str, limit: int) -> int:
+        """Remove up to `limit` events of a space of a tenant, but not those with the id `keep_id`; how many it removed.
+
+        Their positions stay empty, the head stays where it is. Fewer than `limit` only if no more are left.
+        """
         ...
 
     async def read(self, after: int, where: Filter, limit: int) -> Page:

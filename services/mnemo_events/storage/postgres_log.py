@@ -1,7 +1,8 @@
 """The event log on PostgreSQL.
 
 Every append locks the one row of `events.head` until its commit. So appends happen one after the other, positions
-follow the order of commit without gaps, and a snapshot that shows a head shows every event up to it.
+follow the order of commit without gaps, and a snapshot that shows a head shows every event up to it. The events of a
+space that was erased leave empty positions.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from mnemo_events.domain.event import Event, Page, StoredEvent
+from mnemo_events.domain.event import SPACE_ERASED, Event, Page, StoredEvent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from asyncpg import Connection, Record
 
     from mnemo_events.domain.filter import Filter
+    from mnemocore.ids import SpaceUid, Tenant
     from mnemocore.postgres import Database
 
 CHANNEL: Final = "mnemo_events"
@@ -30,6 +32,10 @@ MAX_BYTES: Final = 4 * 1024 * 1024
 _FIND: Final = """
 SELECT tenant, source, id, position FROM events.log
 WHERE (tenant, source, id) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::text[]))
+"""
+_FIND_ENDS: Final = f"""
+SELECT space_uid::text AS space_uid, position FROM events.log
+WHERE type = '{SPACE_ERASED}' AND space_uid = ANY($1::uuid[])
 """
 _INSERT: Final = """
 INSERT INTO events.log (
@@ -45,6 +51,10 @@ FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::te
 _REDACT: Final = """
 UPDATE events.log SET data = '' WHERE data <> ''
 AND (tenant, source, id) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::text[]))
+"""
+_REMOVE: Final = """
+DELETE FROM events.log WHERE position IN (
+    SELECT position FROM events.log WHERE space_uid = $1 AND tenant = $2 AND id <> $3 ORDER BY position LIMIT $4)
 """
 _MOVE_HEAD: Final = f"""
 WITH moved AS (UPDATE events.head SET position = $1 RETURNING position)
@@ -74,11 +84,18 @@ class PostgresLog:
         async with self._database.transaction() as connection:
             head: int = await connection.fetchval("SELECT position FROM events.head FOR UPDATE")
             places = await _known_places(connection, events)
+            ends = await _ends(connection, events)
             fresh: dict[int, Event] = {}
             for event in events:
-                if event.key not in places:
-                    places[event.key] = head + 1 + len(fresh)
-                    fresh[places[event.key]] = event
+                if event.key in places:
+                    continue
+                if event.space_uid in ends:
+                    places[event.key] = ends[event.space_uid]
+                    continue
+                position = places[event.key] = head + 1 + len(fresh)
+                fresh[position] = event
+                if event.type == SPACE_ERASED:
+                    ends[event.space_uid] = position
             if fresh:
                 await connection.execute(_INSERT, stored_at, list(fresh), *_columns(list(fresh.values())))
                 await connection.execute(_MOVE_HEAD, head + len(fresh))
@@ -87,6 +104,11 @@ class PostgresLog:
     async def redact(self, keys: Sequence[tuple[str, str, str]]) -> int:
         """Empty the payloads of events."""
         tag = await self._database.execute(_REDACT, *map(list, zip(*keys, strict=True)))
+        return int(tag.rpartition(" ")[2])
+
+    async def remove(self, tenant: Tenant, space_uid: SpaceUid, keep_id: str, limit: int) -> int:
+        """Delete rows in one statement."""
+        tag = await self._database.execute(_REMOVE, UUID(space_uid), tenant, keep_id, limit)
         return int(tag.rpartition(" ")[2])
 
     async def read(self, after: int, where: Filter, limit: int) -> Page:
@@ -108,6 +130,13 @@ async def _known_places(connection: Connection, events: Sequence[Event]) -> dict
         _FIND, [event.tenant for event in events], [event.source for event in events], [event.id for event in events]
     )
     return {(row["tenant"], row["source"], row["id"]): row["position"] for row in rows}
+
+
+async def _ends(connection: Connection, events: Sequence[Event]) -> dict[str, int]:
+    """Where those of the spaces have ended that were erased."""
+    spaces = {event.space_uid for event in events if event.space_uid}
+    rows = await connection.fetch(_FIND_ENDS, [UUID(space_uid) for space_uid in spaces]) if spaces else []
+    return {row["space_uid"]: row["position"] for row in rows}
 
 
 def _columns(events: list[Event]) -> list[list[Any]]:

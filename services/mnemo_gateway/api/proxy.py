@@ -39,7 +39,10 @@ class Proxy(grpc.GenericRpcHandler):
         return sorted(name for name in names if self._channel_of(_package(name)) is not None)
 
     def drain(self) -> None:
-        """End the streams under way with ShuttingDownError and take no more; what they have acknowledged is kept."""
+        """End the streams in both directions with ShuttingDownError and take no more; what they acknowledged is kept.
+
+        Uploads and downloads end by themselves: they have the time that the host gives to calls under way.
+        """
         self._draining = True
         for stream in self._streams:
             stream.cancel()
@@ -55,9 +58,11 @@ class Proxy(grpc.GenericRpcHandler):
     def _handler(self, method: MethodInfo, channel: grpc.aio.Channel) -> grpc.RpcMethodHandler[Any, Any]:
         if method.unary:
             return grpc.unary_unary_rpc_method_handler(_unary(method, channel))
-        if method.client_streaming and method.server_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._stream(method, channel))
-        raise TypeError(f"{method.path}: only unary methods and streams in both directions are proxied")
+        if not method.server_streaming:
+            return grpc.stream_unary_rpc_method_handler(_upload(method, channel))
+        if not method.client_streaming:
+            return grpc.unary_stream_rpc_method_handler(_download(method, channel))
+        return grpc.stream_stream_rpc_method_handler(self._stream(method, channel))
 
     def _stream(self, method: MethodInfo, channel: grpc.aio.Channel) -> Any:
         open_call: Any = channel.stream_stream(method.path)
@@ -67,7 +72,7 @@ class Proxy(grpc.GenericRpcHandler):
         ) -> AsyncIterator[bytes]:
             if self._draining:
                 raise ShuttingDownError(retry_after=RETRY_SECONDS)
-            call = open_call(requests)
+            call = open_call(requests, timeout=context.time_remaining())
             self._streams.add(call)
             try:
                 async for response in call:
@@ -97,7 +102,35 @@ def _unary(method: MethodInfo, channel: grpc.aio.Channel) -> Any:
     call: Any = channel.unary_unary(method.path)
 
     async def forward(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        response: bytes = await call(request)
+        response: bytes = await call(request, timeout=context.time_remaining())
         return response
+
+    return forward
+
+
+def _upload(method: MethodInfo, channel: grpc.aio.Channel) -> Any:
+    open_call: Any = channel.stream_unary(method.path)
+
+    async def forward(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        call = open_call(requests, timeout=context.time_remaining())
+        try:
+            response: bytes = await call
+            return response
+        finally:
+            call.cancel()
+
+    return forward
+
+
+def _download(method: MethodInfo, channel: grpc.aio.Channel) -> Any:
+    open_call: Any = channel.unary_stream(method.path)
+
+    async def forward(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
+        call = open_call(request, timeout=context.time_remaining())
+        try:
+            async for response in call:
+                yield response
+        finally:
+            call.cancel()
 
     return forward

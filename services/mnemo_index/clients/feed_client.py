@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CREDIT: Final = 2048
 """How many events may be on their way. Given back batch by batch, once they are applied."""
 
-_TYPES: Final = ("memory.*",)
+_TYPES: Final = ("memory.*", wire.SPACE_ERASED)
 
 
 class FeedClient:
@@ -48,6 +48,10 @@ class FeedClient:
 
 
 def _batch(response: pb.SubscribeEventsResponse) -> FeedBatch:
-    changes = tuple((SpaceUid(stored.event.space_uid), wire.to_change(stored.event)) for stored in response.events)
+    events = [stored.event for stored in response.events if stored.event.space_uid]
+    changes = tuple(
+        (SpaceUid(event.space_uid), wire.to_change(event)) for event in events if event.type != wire.SPACE_ERASED
+    )
+    erased = frozenset(SpaceUid(event.space_uid) for event in events if event.type == wire.SPACE_ERASED)
     oldest = to_datetime(response.events[0].stored_at) if response.events else None
-    return FeedBatch(changes, response.resume_position, response.head_position, oldest)
+    return FeedBatch(changes, response.resume_position, response.head_position, oldest, erased)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from enum import Enum
+from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -18,24 +18,31 @@ _canonical_json: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class ChangeType(Enum):
-    """What happened to a memory."""
+class State(IntEnum):
+    """Where a memory is in its life. The numbers are those of the contract.
 
-    CREATED = "created"
-    ARCHIVED = "archived"
-    RESTORED = "restored"
-    ERASED = "erased"
-    REPUBLISHED = "republished"
+    No memory that is held is ERASED. UNKNOWN stands for the states that this version does not know.
+    """
 
-    @property
-    def removes(self) -> bool:
-        """Whether the memory is out of recall afterwards."""
-        return self in (ChangeType.ARCHIVED, ChangeType.ERASED)
+    ACTIVE = 1
+    ARCHIVED = 2
+    SUPERSEDED = 3
+    EXPIRED = 4
+    ERASED = 5
+    UNKNOWN = 127
+
+
+ACTIVE: Final = frozenset({State.ACTIVE})
+"""The states that are looked at unless others are named."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What is searched of one memory. `actor` and `session` are empty if there is none; times are timezone-aware."""
+    """What is searched of one memory. `actor` and `session` are empty if there is none; times are timezone-aware.
+
+    `state` is the one it was committed in. It counts as EXPIRED from `expires_at` on unless it is ARCHIVED. `modality`
+    is the number of the contract.
+    """
 
     memory_id: MemoryId
     content: str
@@ -46,28 +53,41 @@ class Document:
     ordinal: int | None = None
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, object] = field(default_factory=dict)
+    state: State = State.ACTIVE
+    created_at: datetime = _EPOCH
+    valid_from: datetime | None = None
+    valid_to: datetime | None = None
+    expires_at: datetime | None = None
+    importance: float = 0.5
+    modality: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One committed change of a space; `document` is the memory after it and may be None if the change removes it."""
+    """One committed change of a memory: what it is afterwards, in the open or, in an encrypted space, sealed.
+
+    A change with neither says that nothing is left of the memory.
+    """
 
     revision: int
-    type: ChangeType
     memory_id: MemoryId
     document: Document | None = None
+    sealed: bytes = b""
 
-    def __post_init__(self) -> None:
-        if self.document is None and not self.type.removes:
-            raise ValueError(f"change {self.revision} of type {self.type.value} has no document")
+    @property
+    def removes(self) -> bool:
+        """Whether nothing is left of the memory."""
+        return self.document is None and not self.sealed
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Which memories are looked at: every named condition must hold, an empty one holds for all.
 
-    Any of `kinds`, all of `tags`, any of `actors`, any of `sessions`, `occurred_from` <= time < `occurred_to`, and
-    equal values of the top-level keys of `metadata`.
+    Any of `kinds`, all of `tags`, any of `actors`, any of `sessions`, `occurred_from` <= time < `occurred_to`, equal
+    values of the top-level keys of `metadata`, true at `valid_at`, `created_from` <= time of writing < `created_to`, at
+    least of `min_importance`, any of `modalities`; and any of `states` (at least one) at the time `now`, without which
+    every memory is in the state it was committed in.
     """
 
     kinds: frozenset[str] = frozenset()
@@ -77,6 +97,13 @@ class Filter:
     occurred_from: datetime | None = None
     occurred_to: datetime | None = None
     metadata: Mapping[str, object] = field(default_factory=dict)
+    valid_at: datetime | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+    min_importance: float | None = None
+    modalities: frozenset[int] = frozenset()
+    states: frozenset[State] = ACTIVE
+    now: datetime | None = None
 
 
 def microseconds(moment: datetime) -> int:
@@ -93,7 +120,7 @@ def marks(tags: tuple[str, ...] | frozenset[str], metadata: Mapping[str, object]
 
 
 def digest(document: Document) -> int:
-    """A 64-bit number that changes with anything the index knows of the document, its revision aside."""
+    """A 64-bit number that changes with what is searched of the document: all but what a row changes in its place."""
     return fingerprint(
         document.content,
         document.kind,

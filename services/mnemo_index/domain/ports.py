@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 class FeedBatch:
     """Changes in the order of the event log; everything up to `position` is in this batch or an earlier one.
 
-    `head` is the newest position of the log, `oldest` the time of the oldest change in the batch.
+    `head` is the newest position of the log, `oldest` the time of the oldest change in the batch, `erased` the spaces
+    that were erased in it: no change of theirs comes after it.
     """
 
     changes: tuple[tuple[SpaceUid, Change], ...]
     position: int
     head: int
     oldest: datetime | None
+    erased: frozenset[SpaceUid] = frozenset()
 
 
 class Feed(Protocol):

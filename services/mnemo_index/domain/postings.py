@@ -30,7 +30,7 @@ _IDEAL: Final = (K1 + 1.0) / (1.0 + K1 * (1.0 - B))
 
 
 class Postings:
-    """The terms of numbered rows. `live` counts the rows that are not removed."""
+    """The terms of numbered rows. `live` counts those that the statistics are of: at first the `counted` ones."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Postings:
         terms: NDArray[np.int32],
         counts: NDArray[np.uint16],
         sizes: NDArray[np.int32],
-        alive: NDArray[np.bool_],
+        counted: NDArray[np.bool_],
     ) -> None:
         self.vocabulary = Names(vocabulary)
         self.terms = Column(terms)
@@ -47,9 +47,9 @@ class Postings:
         self._ends = Column(np.cumsum(sizes, dtype=np.int64))
         owners = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
         self._lengths = Column(np.bincount(owners, counts, len(sizes)).astype(np.float32))
-        self._frequency = Column(np.bincount(terms[alive[owners]], minlength=len(vocabulary)).astype(np.int64))
-        self.live = int(np.count_nonzero(alive))
-        self._total_length = float(self._lengths.values[alive].sum(dtype=np.float64))
+        self._frequency = Column(np.bincount(terms[counted[owners]], minlength=len(vocabulary)).astype(np.int64))
+        self.live = int(np.count_nonzero(counted))
+        self._total_length = float(self._lengths.values[counted].sum(dtype=np.float64))
         self._offsets = np.zeros(1, dtype=np.int64)
         self._rows = np.empty(0, dtype=np.int32)
         self._repeats = np.empty(0, dtype=np.uint16)
@@ -66,7 +66,7 @@ class Postings:
         return sum(column.nbytes for column in columns) + frozen + tail + 160 * len(self.vocabulary)
 
     def extend(self, documents: Sequence[Sequence[str]]) -> None:
-        """Add the next rows, each with its terms in any order."""
+        """Add the next rows, each with its terms in any order. The statistics are of them too."""
         flat = np.array(self.vocabulary.codes(chain.from_iterable(documents)), dtype=np.int64)
         lengths = np.array([len(document) for document in documents], dtype=np.int64)
         first = len(self.sizes)
@@ -95,10 +95,11 @@ class Postings:
 
     def remove(self, row: int) -> None:
         """Take `row` out of the statistics; searches still see it and must leave it out themselves."""
-        end = int(self._ends.values[row])
-        self._frequency.values[self.terms.values[end - int(self.sizes.values[row]) : end]] -= 1
-        self._total_length -= float(self._lengths.values[row])
-        self.live -= 1
+        self._count(row, -1)
+
+    def restore(self, row: int) -> None:
+        """Put a row back into the statistics that was taken out."""
+        self._count(row, 1)
 
     def rarity(self, term: str) -> float:
         """The inverse document frequency of `term`: ln(1 + (N - n + .5) / (n + .5)); greatest if no row has it."""
@@ -124,6 +125,12 @@ class Postings:
             scores *= np.float32(1.0 / ideal)
             np.minimum(scores, 1.0, out=scores)
         return scores
+
+    def _count(self, row: int, times: int) -> None:
+        end = int(self._ends.values[row])
+        self._frequency.values[self.terms.values[end - int(self.sizes.values[row]) : end]] += times
+        self._total_length += times * float(self._lengths.values[row])
+        self.live += times
 
     def _add(self, scores: NDArray[np.float32], code: int, rarity: float, mean: float) -> None:
         slope, base = np.float32(K1 * B / mean), np.float32(K1 * (1.0 - B))

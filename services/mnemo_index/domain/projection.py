@@ -2,7 +2,7 @@
 
 Changes of a space are applied in order. A space whose next change is not the one that follows is built anew from the
 beginning of the log before anything else is applied to it. Where snapshots are missing the whole log is replayed: what
-a space knows already changes nothing in it.
+a space knows already changes nothing in it. A space that was erased leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ import asyncio
 import logging
 import time
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
 
+from mnemo_index.domain.sealed_space import SealedSpace
+from mnemo_index.domain.space_index import SpaceIndex
 from mnemocore import calls
 from mnemocore.errors import DeadlineExceededError, IndexLaggingError
 
@@ -23,12 +26,16 @@ if TYPE_CHECKING:
 
     from mnemo_index.domain.documents import Change
     from mnemo_index.domain.ports import Feed, FeedBatch
-    from mnemo_index.domain.space_index import SpaceIndex
+    from mnemo_index.domain.revisions import Revisions
     from mnemo_index.domain.state import SpaceState
     from mnemocore.clock import Clock
     from mnemocore.ids import SpaceUid
+    from mnemocore.sealing import DataKey
 
 T = TypeVar("T")
+
+Held: TypeAlias = SpaceIndex | SealedSpace
+"""What is held of a space: of an encrypted one, what opens with its keys."""
 
 RETRY_SECONDS: Final = 0.2
 """What a caller is told to wait when the index lags."""
@@ -60,6 +67,10 @@ class Snapshots(Protocol):
         """Say that the saved states contain everything up to `position`."""
         ...
 
+    def forget(self, space_uid: SpaceUid) -> None:
+        """Keep nothing of a space any more."""
+        ...
+
 
 class Spaces(Protocol):
     """Makes indexes of spaces."""
@@ -73,8 +84,12 @@ class Spaces(Protocol):
         """An empty one."""
         ...
 
-    def restored(self, state: SpaceState) -> SpaceIndex:
-        """One from a state. Raises ValueError if it is of another model."""
+    def sealed(self, space_uid: SpaceUid, revisions: Revisions) -> SealedSpace:
+        """An encrypted space without memories, and how far it is."""
+        ...
+
+    def restored(self, space_uid: SpaceUid, state: SpaceState) -> Held:
+        """What `state` was taken of. Raises ValueError if it is of another model."""
         ...
 
 
@@ -96,10 +111,12 @@ class Projection:
         self._clock = clock
         self._executor = executor
         self._report_lag = report_lag
-        self._indexes: dict[SpaceUid, SpaceIndex] = {}
+        self._indexes: dict[SpaceUid, Held] = {}
         self._changed: set[SpaceUid] = set()
+        self._erased: set[SpaceUid] = set()
         self._applied_something = asyncio.Event()
         self._saving = asyncio.Lock()
+        self._files = asyncio.Lock()
         self._oldest_unapplied: datetime | None = None
         self.applied_position = 0
         self.persisted_position = 0
@@ -117,12 +134,12 @@ class Projection:
             return 0.0
         return max(0.0, (self._clock.now() - self._oldest_unapplied).total_seconds())
 
-    def index(self, space_uid: SpaceUid) -> SpaceIndex | None:
-        """The index of a space; None if no change of it was ever applied."""
+    def held(self, space_uid: SpaceUid) -> Held | None:
+        """What is held of a space; None if no change of it was ever applied, or it was erased."""
         return self._indexes.get(space_uid)
 
-    def indexes(self) -> list[SpaceIndex]:
-        """The indexes of all spaces."""
+    def all_held(self) -> list[Held]:
+        """What is held of all spaces."""
         return list(self._indexes.values())
 
     async def load(self) -> None:
@@ -143,8 +160,9 @@ class Projection:
             self._changed = set()
             try:
                 for space_uid in sorted(changed):
-                    await self._in_thread(self._save, space_uid)
-                await self._in_thread(self._snapshots.save_position, position)
+                    await self._save(space_uid)
+                async with self._files:
+                    await self._to_the_end(self._snapshots.save_position, position)
             except BaseException:
                 self._changed |= changed
                 raise
@@ -159,8 +177,8 @@ class Projection:
             await self.save()
             pause = max(seconds, SAVING_SHARE * (self._clock.monotonic() - started))
 
-    async def at_revision(self, space_uid: SpaceUid, revision: int) -> SpaceIndex | None:
-        """The index of a space once it has applied `revision`; waits for it within the deadline of the call.
+    async def at_revision(self, space_uid: SpaceUid, revision: int) -> Held | None:
+        """What is held of a space once it has applied `revision`; waits for it within the deadline of the call.
 
         Raises IndexLaggingError when there is no more time.
         """
@@ -174,13 +192,29 @@ class Projection:
                     space=space_uid, wanted=str(revision), applied=str(applied), retry_after=RETRY_SECONDS
                 )
 
-    async def soon_at_revision(self, space_uid: SpaceUid, revision: int) -> SpaceIndex | None:
-        """The index of a space, at `revision` if it gets there within PATIENCE_SECONDS, else as it is then."""
+    async def soon_at_revision(self, space_uid: SpaceUid, revision: int) -> Held | None:
+        """What is held of a space, at `revision` if it gets there within PATIENCE_SECONDS, else as it is then."""
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 return await self.at_revision(space_uid, revision)
         except (TimeoutError, IndexLaggingError):
             return self._indexes.get(space_uid)
+
+    async def opened(self, held: Held, keys: Sequence[DataKey]) -> SpaceIndex:
+        """The index of a space, opened with `keys` if it is encrypted.
+
+        The first time this opens and encodes all of its memories, step by step: what is done when the deadline comes
+        needs not be done again. Raises KeyUnavailableError, DeadlineExceededError.
+        """
+        if isinstance(held, SpaceIndex):
+            return held
+        while (index := held.opened(keys)) is None:
+            await self.run(partial(held.open_some, keys))
+        return index
+
+    async def unlocked(self, held: Held) -> SpaceIndex:
+        """The index of a space. Raises KeyUnavailableError if it is encrypted and locked."""
+        return held if isinstance(held, SpaceIndex) else await self.run(held.unlocked)
 
     async def run(self, work: Callable[[], T]) -> T:
         """Do `work` beside the event loop. Raises DeadlineExceededError if the call has no time left for it."""
@@ -205,38 +239,65 @@ class Projection:
         self._oldest_unapplied = batch.oldest
         self._report_lag(self.lag_seconds)
         by_space: dict[SpaceUid, list[Change]] = {}
+        gone = batch.erased | self._erased
         for space_uid, change in batch.changes:
-            by_space.setdefault(space_uid, []).append(change)
+            if space_uid not in gone:
+                by_space.setdefault(space_uid, []).append(change)
         for space_uid, changes in by_space.items():
             await self._apply_to(space_uid, changes, batch.position)
+        for space_uid in batch.erased:
+            await self._forget(space_uid)
+            self._erased.discard(space_uid)
         self.applied_position = batch.position
         self._oldest_unapplied = None
         self._report_lag(0.0)
         self._announce()
 
     async def _apply_to(self, space_uid: SpaceUid, changes: list[Change], position: int) -> None:
-        index = self._indexes.get(space_uid) or self._spaces.new()
-        if _has_gap(index.applied_revision, changes):
-            await self._rebuild(space_uid, position)
+        held = self._indexes.get(space_uid) or self._spaces.new()
+        if _has_gap(held.applied_revision, changes):
+            await self._rebuild(space_uid, changes[-1].revision, position)
         else:
-            await self._in_thread(index.apply, changes)
-            self._put(space_uid, index)
+            self._put(space_uid, await self._after(space_uid, held, changes))
 
-    async def _rebuild(self, space_uid: SpaceUid, position: int) -> None:
-        """Build the index of a space from all its changes up to `position`."""
-        _log.warning("space %s is not complete and is built anew", space_uid)
-        index = self._spaces.new()
+    async def _after(self, space_uid: SpaceUid, held: Held, changes: list[Change]) -> Held:
+        """What is held of a space after `changes`. The first sealed one shows that the space is encrypted."""
+        if isinstance(held, SpaceIndex) and any(change.sealed for change in changes):
+            held = self._spaces.sealed(space_uid, held.revisions.copy())
+        await self._in_thread(held.apply, changes)
+        return held
+
+    async def _rebuild(self, space_uid: SpaceUid, revision: int, position: int) -> None:
+        """Build the index of a space from all its changes up to `revision`.
+
+        Changes are missing in the log itself only if the space was erased: then the log is read on, up to its head or
+        to `position`, to see that, and the rest of the changes is passed over.
+        """
+        last = max(position, self.head_position)
+        held: Held = self._spaces.new()
         async with aclosing(self._feed.changes(0, space_uid)) as batches:
             async for batch in batches:
-                await self._in_thread(index.apply, [change for _, change in batch.changes])
-                if batch.position >= position:
+                if space_uid in batch.erased:
+                    self._erased.add(space_uid)
+                    await self._forget(space_uid)
+                    return
+                held = await self._after(space_uid, held, [change for _, change in batch.changes])
+                if held.applied_revision >= revision or batch.position >= last:
                     break
-        self._put(space_uid, index)
+        _log.warning("space %s was not complete and was built anew", space_uid)
+        self._put(space_uid, held)
 
-    def _put(self, space_uid: SpaceUid, index: SpaceIndex) -> None:
-        self._indexes[space_uid] = index
+    def _put(self, space_uid: SpaceUid, held: Held) -> None:
+        self._indexes[space_uid] = held
         self._changed.add(space_uid)
         self._announce()
+
+    async def _forget(self, space_uid: SpaceUid) -> None:
+        """Keep nothing of a space that was erased."""
+        self._indexes.pop(space_uid, None)
+        async with self._files:
+            self._changed.discard(space_uid)
+            await self._to_the_end(self._snapshots.forget, space_uid)
 
     def _announce(self) -> None:
         """Wake everybody who waits for a revision."""
@@ -247,19 +308,34 @@ class Projection:
         position, states = self._snapshots.load()
         for space_uid, state in states:
             try:
-                self._indexes[space_uid] = self._spaces.restored(state)
+                self._indexes[space_uid] = self._spaces.restored(space_uid, state)
             except ValueError as error:
                 _log.warning("the snapshot of space %s is not used: %s", space_uid, error)
                 position = 0
         self.applied_position = self.persisted_position = self.head_position = position
 
-    def _save(self, space_uid: SpaceUid) -> None:
-        index = self._indexes[space_uid]
-        index.drop_erased()
-        self._snapshots.save(space_uid, index.state())
+    async def _save(self, space_uid: SpaceUid) -> None:
+        """Write the snapshot of a space that was not erased in the meantime."""
+        async with self._files:
+            held = self._indexes.get(space_uid)
+            if held is not None:
+                await self._to_the_end(self._write, space_uid, held)
+
+    def _write(self, space_uid: SpaceUid, held: Held) -> None:
+        held.drop_erased()
+        self._snapshots.save(space_uid, held.state())
 
     async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
+
+    async def _to_the_end(self, work: Callable[..., None], *arguments: object) -> None:
+        """Do `work` beside the event loop; a cancellation waits for its end, so that nobody writes at the same time."""
+        working = asyncio.ensure_future(self._in_thread(work, *arguments))
+        try:
+            await asyncio.shield(working)
+        except asyncio.CancelledError:
+            await asyncio.gather(working, return_exceptions=True)
+            raise
 
 
 def _has_gap(applied: int, changes: Sequence[Change]) -> bool:

@@ -47,6 +47,7 @@ _POOL: Final = 4096
 _SURVIVORS: Final = 1024
 _LEADERS: Final = 256
 _SCALE: Final = 1e6  # what agrees to 6 digits is equal
+_ROUGHLY: Final = 1e-2  # more than the rounding of vectors changes a product
 _FAR: Final = 1 << 30
 
 
@@ -122,6 +123,24 @@ def _promising(
     promising = np.zeros(len(allowed), dtype=np.bool_)
     promising[np.concatenate((nearest, unsketched, worded))] = True
     return np.flatnonzero(promising)
+
+
+def similar(
+    tables: Tables, vector: NDArray[np.float32], limit: int, least: float, wanted: Filter
+) -> list[tuple[int, float]]:
+    """The `limit` rows that match `wanted` and have the greatest cosines with `vector`, of at least `least`.
+
+    Cosines are those of the vectors as they are kept, computed for every row. The greatest first, then the newer
+    revision.
+    """
+    rounded = vector.astype(np.float16).astype(np.float32)
+    rows = np.flatnonzero(tables.allowed(wanted) & (tables.vectors.values @ rounded >= np.float32(least - _ROUGHLY)))
+    vectors = tables.vectors.values[rows]
+    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(rounded)
+    cosines = np.minimum((vectors * rounded).sum(axis=1) / np.maximum(lengths, np.float32(1e-9)), np.float32(1.0))
+    held = np.flatnonzero(cosines >= np.float32(least - 1 / _SCALE))
+    order = held[np.lexsort((-tables.columns["revisions"].values[rows[held]], -cosines[held]))][:limit]
+    return list(zip(rows[order].tolist(), np.maximum(cosines[order], 0.0).astype(np.float64).tolist(), strict=True))
 
 
 class _Ranking:

@@ -19,14 +19,17 @@ NOBODY: Final = 0
 
 
 class Sessions:
-    """The neighbours of each row within its session, as slots: `before` and `after`, one entry a slot."""
+    """The neighbours of each row within its session, as slots: `before` and `after`, one entry a slot.
 
-    def __init__(self, sessions: NDArray[np.int32], ordinals: NDArray[np.int64], alive: NDArray[np.bool_]) -> None:
+    Only `linked` rows are neighbours; the others keep their ordinals and may be put in later.
+    """
+
+    def __init__(self, sessions: NDArray[np.int32], ordinals: NDArray[np.int64], linked: NDArray[np.bool_]) -> None:
         self._ordinals = Column(ordinals.copy())
         self.before = Column(np.zeros(len(sessions) + 1, dtype=np.int32))
         self.after = Column(np.zeros(len(sessions) + 1, dtype=np.int32))
         self._rows: dict[int, list[int]] = {}
-        members = np.flatnonzero(alive & (sessions >= 0))
+        members = np.flatnonzero(linked & (sessions >= 0))
         members = members[np.lexsort((members, ordinals[members], sessions[members]))]
         following = sessions[members[:-1]] == sessions[members[1:]]
         left, right = members[:-1][following] + 1, members[1:][following] + 1
@@ -44,18 +47,30 @@ class Sessions:
 
     @property
     def ordinals(self) -> NDArray[np.int64]:
-        """The place of each row in its session; -1 for a row without one."""
+        """The place of each row in its session; -1 for a row that was given none."""
         return self._ordinals.values
 
     def extend(self, sessions: Sequence[int], ordinals: Sequence[int | None]) -> None:
         """Add the next rows, each to its session (-1: to none). A row without an ordinal comes last in its session."""
         first = len(self._ordinals)
-        self._ordinals.extend(np.full(len(sessions), -1, dtype=np.int64))
+        given = [-1 if ordinal is None else ordinal for ordinal in ordinals]
+        self._ordinals.extend(np.array(given, dtype=np.int64))
         self.before.extend(np.zeros(len(sessions), dtype=np.int32))
         self.after.extend(np.zeros(len(sessions), dtype=np.int32))
-        for row, (session, ordinal) in enumerate(zip(sessions, ordinals, strict=True), first):
-            if session >= 0:
-                self._insert(self._rows.setdefault(session, []), row, ordinal)
+        for row, session in enumerate(sessions, first):
+            self.insert(session, row)
+
+    def insert(self, session: int, row: int) -> None:
+        """Put `row` into `session` (-1: into none), at its ordinal; without one it comes last and is given the next."""
+        if session < 0:
+            return
+        rows = self._rows.setdefault(session, [])
+        if self.ordinals[row] < 0:
+            self.ordinals[row] = int(self.ordinals[rows[-1]]) + 1 if rows else 0
+        place = self._place(rows, int(self.ordinals[row]), row)
+        rows.insert(place, row)
+        self._link(rows[place - 1] if place else -1, row)
+        self._link(row, rows[place + 1] if place + 1 < len(rows) else -1)
 
     def remove(self, session: int, row: int) -> None:
         """Take `row` out of `session` (-1: out of none); its neighbours become neighbours of each other."""
@@ -68,15 +83,6 @@ class Sessions:
         before, after = int(self.before.values[row + 1]) - 1, int(self.after.values[row + 1]) - 1
         self._link(before, after)
         self.before.values[row + 1] = self.after.values[row + 1] = NOBODY
-
-    def _insert(self, rows: list[int], row: int, ordinal: int | None) -> None:
-        if ordinal is None:
-            ordinal = int(self.ordinals[rows[-1]]) + 1 if rows else 0
-        self.ordinals[row] = ordinal
-        place = self._place(rows, ordinal, row)
-        rows.insert(place, row)
-        self._link(rows[place - 1] if place else -1, row)
-        self._link(row, rows[place + 1] if place + 1 < len(rows) else -1)
 
     def _place(self, rows: list[int], ordinal: int, row: int) -> int:
         ordinals = self.ordinals

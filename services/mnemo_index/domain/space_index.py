@@ -1,5 +1,7 @@
 """The index of one space: what the changes of its memories add up to, and the questions it answers.
 
+It holds every memory of which anything is left, whatever its state; questions say which states they are about.
+
 Safe for use by many threads. Changes are encoded beside the readers and put in under a lock that readers share; a
 search sees a batch of changes as a whole or not at all.
 """
@@ -11,20 +13,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from mnemo_index.domain.documents import Change, ChangeType, Filter, digest
+from mnemo_index.domain.documents import Filter, digest
 from mnemo_index.domain.duplicates import near_duplicates
 from mnemo_index.domain.read_write_lock import ReadWriteLock
-from mnemo_index.domain.search import EXACT_ROWS, Hit, Question, question_of, search, weights_of
+from mnemo_index.domain.revisions import Revisions
+from mnemo_index.domain.search import EXACT_ROWS, Hit, Question, question_of, search, similar, weights_of
 from mnemo_index.domain.state import SpaceState
-from mnemo_index.domain.tables import Row, Tables, compacted, prepare
+from mnemo_index.domain.tables import Tables, compacted, conditions_of, prepare
 from mnemocore.errors import InvalidFieldError, Violation
 from mnemocore.ids import MemoryId
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
-
+    from mnemo_index.domain.documents import Change, Document
     from mnemo_index.domain.encoder import Encoder
     from mnemo_index.domain.search import HammingScan
     from mnemo_index.domain.words import Stems
@@ -32,6 +34,13 @@ if TYPE_CHECKING:
 _LEAST_DEAD: Final = 1024
 _SKETCHES_AT_ONCE: Final = 4096
 _EVERYTHING: Final = Filter()
+
+
+class Similar(NamedTuple):
+    """A memory that says something like a text; `similarity` is the cosine of the two."""
+
+    memory_id: MemoryId
+    similarity: float
 
 
 class NearDuplicate(NamedTuple):
@@ -43,7 +52,7 @@ class NearDuplicate(NamedTuple):
 
 
 class SpaceIndex:
-    """Finds the active memories of one space. `scan` compares sketches; `exact_rows` is where they come into use."""
+    """Finds the memories of one space. `scan` compares sketches; `exact_rows` is where they come into use."""
 
     def __init__(self, encoder: Encoder, stems: Stems, scan: HammingScan, exact_rows: int = EXACT_ROWS) -> None:
         self._encoder = encoder
@@ -53,9 +62,7 @@ class SpaceIndex:
         self._lock = ReadWriteLock()
         self._writer = threading.Lock()
         self._tables = Tables.empty(encoder.dimension)
-        self._applied = 0
-        self._ahead: set[int] = set()
-        self._removed: dict[str, int] = {}
+        self.revisions = Revisions()
         self._holds_erased = False
 
     @classmethod
@@ -67,19 +74,17 @@ class SpaceIndex:
             raise ValueError(f"the state was made by {state.model!r}, the encoder is {encoder.model!r}")
         index = cls(encoder, stems, scan, exact_rows)
         index._tables = Tables(encoder.dimension, state.lists, state.arrays)
-        index._applied = state.applied_revision
-        index._ahead = set(state.ahead)
-        index._removed = dict(state.removed)
+        index.revisions = Revisions(state.applied_revision, state.ahead, state.removed)
         return index
 
     @property
     def applied_revision(self) -> int:
         """The revision up to which every change is applied."""
-        return self._applied
+        return self.revisions.applied
 
     @property
     def size(self) -> int:
-        """Number of memories that can be found."""
+        """Number of active memories, as the changes left them."""
         return self._tables.live
 
     @property
@@ -93,21 +98,14 @@ class SpaceIndex:
         If the encoder fails its error is raised and no change of the batch is applied.
         """
         with self._writer:
-            fresh = self._fresh(changes)
-            last = {change.memory_id: change.revision for change in fresh}
-            latest = {
-                change.memory_id: change
-                for change in fresh
-                if change.revision == last[change.memory_id] > self._known(change.memory_id)
-            }
-            rows = self._rows(latest)
-            vectors = self._encoder.encode([row.document.content for row in rows])
-            with self._lock.writing():
-                self._put(latest, rows, vectors)
-                self._count(fresh, latest)
-            self._holds_erased |= any(change.type is ChangeType.ERASED for change in fresh)
-            self._sketch()
-            self._compact()
+            fresh = self.revisions.fresh(changes)
+            latest = self.revisions.latest(fresh, self._revision_of)
+            self._put(latest, fresh)
+
+    def put(self, latest: Mapping[MemoryId, Change]) -> None:
+        """Put in what memories are now, or take them out, without a look at the revisions. Fails as `apply` does."""
+        with self._writer:
+            self._put(latest, ())
 
     def search(self, query: str, limit: int, wanted: Filter = _EVERYTHING) -> list[Hit]:
         """The best `limit` (at least 1) of the memories that match `wanted`; all of them if there are fewer.
@@ -126,15 +124,29 @@ class SpaceIndex:
         with self._lock.reading():
             return search(self._tables, self._scan, Question(found, terms, vector), limit, wanted, self._exact_rows)
 
-    def near_duplicates(self, min_similarity: float, limit: int) -> tuple[list[NearDuplicate], bool]:
+    def similar(self, text: str, limit: int, least: float, wanted: Filter = _EVERYTHING) -> list[Similar]:
+        """The `limit` memories that match `wanted` and are most like `text`, with a cosine of at least `least`.
+
+        Exact. Most similar first, then the newer revision.
+        """
+        (vector,) = self._encoder.encode([text])
+        with self._lock.reading():
+            found = similar(self._tables, vector, limit, least, wanted)
+            return [Similar(MemoryId(self._tables.ids[row]), cosine) for row, cosine in found]
+
+    def near_duplicates(
+        self, min_similarity: float, limit: int, wanted: Filter = _EVERYTHING
+    ) -> tuple[list[NearDuplicate], bool]:
         """The `limit` most similar pairs of one kind and actor with a cosine of at least `min_similarity`.
+
+        Both memories of a pair match `wanted`.
 
         Numbers, days, months and negations of both texts must agree. Most similar first; also tells whether there are
         more pairs. Writers are not kept waiting.
         """
         with self._lock.reading():
             tables = self._tables
-            rows = np.flatnonzero(tables.alive.values)
+            rows = np.flatnonzero(tables.allowed(wanted))
             vectors, statements = tables.vectors.values, tables.columns["statements"].values
             revisions = tables.columns["revisions"].values.copy()
         pairs, more = near_duplicates(vectors, statements, rows, min_similarity, limit)
@@ -155,59 +167,48 @@ class SpaceIndex:
         with self._lock.reading():
             return SpaceState(
                 model=self._encoder.model,
-                applied_revision=self._applied,
-                ahead=tuple(sorted(self._ahead)),
-                removed=dict(self._removed),
+                applied_revision=self.revisions.applied,
+                ahead=tuple(sorted(self.revisions.ahead)),
+                removed=dict(self.revisions.removed),
                 lists=self._tables.lists(),
                 arrays=self._tables.arrays(),
             )
 
-    def _fresh(self, changes: Sequence[Change]) -> list[Change]:
-        """The changes not yet applied, each revision once, in order."""
-        known = {change.revision: change for change in changes if change.revision > self._applied}
-        return [known[revision] for revision in sorted(known) if revision not in self._ahead]
-
-    def _known(self, memory_id: str) -> int:
-        """The revision that last changed a memory, as far as it is remembered; 0 if it is not."""
+    def _revision_of(self, memory_id: MemoryId) -> int:
+        """The revision that last changed a memory that is held; 0 for others."""
         row = self._tables.row_of.get(memory_id)
-        return self._removed.get(memory_id, 0) if row is None else int(self._tables.columns["revisions"].values[row])
+        return 0 if row is None else int(self._tables.columns["revisions"].values[row])
 
-    def _rows(self, latest: Mapping[MemoryId, Change]) -> list[Row]:
-        """The rows to add: a memory published again as it is known keeps the row it has."""
-        rows = []
-        for change in latest.values():
-            if change.document is None or change.type.removes:
-                continue
-            row = self._tables.row_of.get(change.memory_id)
-            if row is None or self._tables.columns["digests"].values[row] != digest(change.document):
-                rows.append(prepare(change.document, change.revision, self._stems))
-        return rows
+    def _put(self, latest: Mapping[MemoryId, Change], fresh: Sequence[Change]) -> None:
+        """Put in what memories are now, and note the changes `fresh` that led there; readers see all or nothing of it.
 
-    def _put(self, latest: Mapping[MemoryId, Change], rows: Sequence[Row], vectors: NDArray[np.float32]) -> None:
-        added = {row.document.memory_id for row in rows}
-        for memory_id, change in latest.items():
-            row = self._tables.row_of.get(memory_id)
-            if row is None:
-                continue
-            if change.type.removes or memory_id in added:
-                self._tables.remove(memory_id)
-            else:
-                self._tables.columns["revisions"].values[row] = change.revision
-        if rows:
-            self._tables.add(rows, vectors)
+        A document that says what its row says keeps the row it has.
+        """
+        documents = {name: change.document for name, change in latest.items() if change.document is not None}
+        kept = {name: conditions_of(document) for name, document in documents.items() if self._says(document)}
+        rows = [
+            prepare(document, latest[name].revision, self._stems)
+            for name, document in documents.items()
+            if name not in kept
+        ]
+        vectors = self._encoder.encode([row.document.content for row in rows])
+        with self._lock.writing():
+            for memory_id, change in latest.items():
+                if memory_id in kept:
+                    self._tables.amend(memory_id, change.revision, kept[memory_id])
+                elif memory_id in self._tables.row_of:
+                    self._tables.remove(memory_id)
+            if rows:
+                self._tables.add(rows, vectors)
+            self.revisions.note(fresh, latest)
+        self._holds_erased |= any(change.removes for change in latest.values())
+        self._sketch()
+        self._compact()
 
-    def _count(self, fresh: Sequence[Change], latest: Mapping[MemoryId, Change]) -> None:
-        """Note the revisions; removed memories are remembered only while an older change may still come."""
-        self._ahead.update(change.revision for change in fresh)
-        while self._applied + 1 in self._ahead:
-            self._applied += 1
-            self._ahead.remove(self._applied)
-        for memory_id, change in latest.items():
-            self._removed.pop(memory_id, None)
-            if change.type.removes:
-                self._removed[memory_id] = change.revision
-        if not self._ahead:
-            self._removed.clear()
+    def _says(self, document: Document) -> bool:
+        """Whether there is a row that says what `document` does."""
+        row = self._tables.row_of.get(document.memory_id)
+        return row is not None and bool(self._tables.columns["digests"].values[row] == digest(document))
 
     def _sketch(self) -> None:
         """Make the sketches of some rows once there are enough rows to need them; the others are compared exactly."""
@@ -218,8 +219,8 @@ class SpaceIndex:
 
     def _compact(self) -> None:
         """Build the tables anew when a fifth of the rows is dead."""
-        dead = len(self._tables) - self._tables.live
-        if dead > max(_LEAST_DEAD, self._tables.live // 4):
+        held = len(self._tables.row_of)
+        if len(self._tables) - held > max(_LEAST_DEAD, held // 4):
             self._build_anew()
 
     def _build_anew(self) -> None:

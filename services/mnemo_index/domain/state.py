@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 class SpaceState:
     """All rows of a space, and how far it is.
 
-    `model` made the vectors. `applied_revision` is the last of the revisions applied without a gap, `ahead` are those
-    applied beyond it, `removed` the last revisions of removed memories beyond it. `lists` are the strings, `arrays` the
-    columns by name; nobody changes them any more.
+    `model` made the vectors; it is empty in the state of an encrypted space, which holds sealed bytes, the ids and
+    revisions they belong to, and nothing else. `applied_revision` is the last of the revisions applied without a gap,
+    `ahead` are those applied beyond it, `removed` the last revisions of removed memories beyond it. `lists` are the
+    strings, `arrays` the columns by name; nobody changes them any more.
     """
 
     model: str
@@ -25,3 +26,8 @@ class SpaceState:
     removed: dict[str, int]
     lists: dict[str, list[str]]
     arrays: dict[str, NDArray[np.generic]]
+
+    @property
+    def sealed(self) -> bool:
+        """Whether it is the state of an encrypted space."""
+        return not self.model

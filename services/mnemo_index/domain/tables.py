@@ -1,18 +1,23 @@
 """The rows of a space: one a document, with its columns, vector, words and session neighbours.
 
-A row is written once. An updated document gets a new row and its old one is no longer alive, so whoever holds views of
-the columns can go on reading them. Dead rows leave when the tables are built anew from their state.
+What is searched of a row is written once: a document that says something else gets a new row and its old one is no
+longer alive, so whoever holds views of those columns can go on reading them. What a row is chosen by (state, times,
+importance) changes in its place. Dead rows leave when the tables are built anew from their state.
+
+Statistics, session neighbours and named actors are those of the rows whose state is ACTIVE: the others are there to be
+asked for, and change nothing for the active ones. A row whose time is over leaves the statistics with the change that
+says so.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
 from mnemo_index.domain.columns import Column, Names
-from mnemo_index.domain.documents import Document, Filter, digest, fingerprint, marks, microseconds
+from mnemo_index.domain.documents import Document, Filter, State, digest, fingerprint, marks, microseconds
 from mnemo_index.domain.postings import Postings
 from mnemo_index.domain.sessions import Sessions
 from mnemo_index.domain.words import STOP_WORDS, Stems, guard, words
@@ -20,6 +25,7 @@ from mnemocore.hypervector import SignProjection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from datetime import datetime
 
     from numpy.typing import NDArray
 
@@ -27,7 +33,11 @@ SKETCH_BITS: Final = 2048
 """Bits of a row's sketch: the prefix of its hypervector."""
 
 _BYTES_A_DOCUMENT: Final = 260  # the id, its place in the dictionary and in the list
-_COLUMNS: Final = {
+_GONE: Final = 0
+"""The state of a row that is not alive."""
+_ALWAYS: Final = np.iinfo(np.int64).min
+_NEVER: Final = np.iinfo(np.int64).max
+_WRITTEN_ONCE: Final[dict[str, type[np.generic]]] = {
     "revisions": np.int64,
     "digests": np.int64,
     "statements": np.int64,
@@ -36,6 +46,19 @@ _COLUMNS: Final = {
     "actors": np.int32,
     "sessions": np.int32,
 }
+_CHANGING: Final[dict[str, type[np.generic]]] = {
+    "states": np.int8,
+    "created": np.int64,
+    "valid_from": np.int64,
+    "valid_to": np.int64,
+    "expires": np.int64,
+    "importance": np.float64,
+    "modalities": np.int32,
+}
+_COLUMNS: Final = _WRITTEN_ONCE | _CHANGING
+
+Conditions: TypeAlias = tuple[int, int, int, int, int, float, int]
+"""What a row is chosen by: a value for each of the columns that change, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +72,7 @@ class Row:
     occurred: int
     marks: tuple[int, ...]
     terms: list[str]
+    conditions: Conditions
 
 
 def prepare(document: Document, revision: int, stems: Stems) -> Row:
@@ -62,6 +86,20 @@ def prepare(document: Document, revision: int, stems: Stems) -> Row:
         microseconds(document.occurred_at),
         tuple(marks(document.tags, document.metadata)),
         stems.terms(found),
+        conditions_of(document),
+    )
+
+
+def conditions_of(document: Document) -> Conditions:
+    """What the row of `document` is chosen by, in the order of the columns that change."""
+    return (
+        int(document.state),
+        microseconds(document.created_at),
+        _ALWAYS if document.valid_from is None else microseconds(document.valid_from),
+        _NEVER if document.valid_to is None else microseconds(document.valid_to),
+        _NEVER if document.expires_at is None else microseconds(document.expires_at),
+        document.importance,
+        document.modality,
     )
 
 
@@ -76,15 +114,20 @@ class Tables:
         self.columns: dict[str, Column[Any]] = {name: Column(arrays[name].copy()) for name in _COLUMNS}
         self.alive = Column(arrays["alive"].astype(np.bool_))
         alive = self.alive.values
+        active = self.columns["states"].values == State.ACTIVE
         self.row_of = {self.ids[row]: row for row in np.flatnonzero(alive).tolist()}
         self.vectors = Column(np.empty((0, dimension), dtype=np.float32))
         self.vectors.extend(arrays["vectors"].astype(np.float32).reshape(rows, dimension))
-        self._sum = self.vectors.values[alive].sum(axis=0, dtype=np.float64)
+        self._sum = self.vectors.values[active].sum(axis=0, dtype=np.float64)
         self._projection = SignProjection(dimension)
         self.sketches = Column(arrays["sketches"].reshape(-1, SKETCH_BITS // 8))
         self._marks, self._mark_rows = Column(arrays["marks"]), Column(arrays["mark_rows"])
-        self.postings = Postings(lists["terms"], arrays["terms"], arrays["counts"], arrays["sizes"], alive)
-        self.neighbours = Sessions(arrays["sessions"], arrays["ordinals"], alive)
+        self.postings = Postings(lists["terms"], arrays["terms"], arrays["counts"], arrays["sizes"], active)
+        self.neighbours = Sessions(arrays["sessions"], arrays["ordinals"], active)
+        self._soonest = int(self.columns["expires"].values.min(initial=_NEVER))
+        self._speakers: dict[int, int] = {}  # active rows of each actor
+        for code in self.columns["actors"].values[active].tolist():
+            self._speakers[code] = self._speakers.get(code, 0) + 1
         self._actor_words: dict[str, set[int]] = {}
         for code, actor in enumerate(lists["actors"]):
             self._learn_actor(actor, code)
@@ -111,7 +154,7 @@ class Tables:
 
     @property
     def live(self) -> int:
-        """Number of documents."""
+        """Number of active documents."""
         return self.postings.live
 
     @property
@@ -129,23 +172,49 @@ class Tables:
         self.vectors.extend(rounded)
         self._sum += rounded.sum(axis=0, dtype=np.float64)
         self.alive.extend(np.ones(len(rows), dtype=np.bool_))
-        values: dict[str, list[int]] = {name: [] for name in _COLUMNS}
+        values: dict[str, list[int]] = {name: [] for name in _WRITTEN_ONCE}
         for number, row in enumerate(rows, first):
             self._place(row, number, values)
-        for name, dtype in _COLUMNS.items():
+        for name, dtype in _WRITTEN_ONCE.items():
             self.columns[name].extend(np.array(values[name], dtype=dtype))
-        self.neighbours.extend(values["sessions"], [row.document.ordinal for row in rows])
+        for place, (name, dtype) in enumerate(_CHANGING.items()):
+            self.columns[name].extend(np.array([row.conditions[place] for row in rows], dtype=dtype))
+        self._soonest = min(self._soonest, int(self.columns["expires"].values[first:].min(initial=_NEVER)))
+        active = [row.document.state == State.ACTIVE for row in rows]
+        sessions = [code if counts else -1 for code, counts in zip(values["sessions"], active, strict=True)]
+        self.neighbours.extend(sessions, [row.document.ordinal for row in rows])
         found = [(mark, number) for number, row in enumerate(rows, first) for mark in row.marks]
         self._marks.extend(np.array([mark for mark, _ in found], dtype=np.int64))
         self._mark_rows.extend(np.array([number for _, number in found], dtype=np.int32))
+        for number, (actor, counts) in enumerate(zip(values["actors"], active, strict=True), first):
+            if counts:
+                self._speakers[actor] = self._speakers.get(actor, 0) + 1
+            else:
+                self.postings.remove(number)
+                self._sum -= self.vectors.values[number]
+
+    def amend(self, memory_id: str, revision: int, conditions: Conditions) -> None:
+        """Change what the row of a document is chosen by, and its revision; KeyError if it is not there."""
+        row = self.row_of[memory_id]
+        states = self.columns["states"].values
+        was_active = states[row] == State.ACTIVE
+        self.columns["revisions"].values[row] = revision
+        for name, value in zip(_CHANGING, conditions, strict=True):
+            self.columns[name].values[row] = value
+        self._soonest = min(self._soonest, int(self.columns["expires"].values[row]))
+        if was_active and states[row] != State.ACTIVE:
+            self._rest(row)
+        elif not was_active and states[row] == State.ACTIVE:
+            self._wake(row)
 
     def remove(self, memory_id: str) -> None:
         """Take a document out; KeyError if it is not there."""
         row = self.row_of.pop(memory_id)
         self.alive.values[row] = False
-        self._sum -= self.vectors.values[row]
-        self.postings.remove(row)
-        self.neighbours.remove(int(self.columns["sessions"].values[row]), row)
+        states = self.columns["states"].values
+        if states[row] == State.ACTIVE:
+            self._rest(row)
+        states[row] = _GONE
 
     def next_sketches(self, most: int) -> NDArray[np.uint8]:
         """The sketches of at most `most` of the rows that have none in `sketches` yet, in their order."""
@@ -158,13 +227,13 @@ class Tables:
         return np.asarray(sketch, dtype=np.uint8)
 
     def centre(self) -> NDArray[np.float32]:
-        """The mean of all vectors, drawn towards zero while there are few: what every text has in common."""
+        """The mean of all active vectors, drawn towards zero while there are few: what every text has in common."""
         mean: NDArray[np.float32] = (self._sum / (self.live + 16)).astype(np.float32)
         return mean
 
     def allowed(self, wanted: Filter) -> NDArray[np.bool_]:
         """For each row whether it is alive and matches `wanted`."""
-        allowed = self.alive.values.copy()
+        allowed = self._in_states(wanted.states, wanted.now)
         for name, codes, chosen in (
             ("kinds", self.kinds, wanted.kinds),
             ("actors", self.actors, wanted.actors),
@@ -172,11 +241,21 @@ class Tables:
         ):
             if chosen:
                 allowed &= np.isin(self.columns[name].values, [codes.find(value) for value in chosen if value in codes])
-        occurred = self.columns["occurred"].values
-        if wanted.occurred_from is not None:
-            allowed &= occurred >= microseconds(wanted.occurred_from)
-        if wanted.occurred_to is not None:
-            allowed &= occurred < microseconds(wanted.occurred_to)
+        for name, start, end in (
+            ("occurred", wanted.occurred_from, wanted.occurred_to),
+            ("created", wanted.created_from, wanted.created_to),
+        ):
+            if start is not None:
+                allowed &= self.columns[name].values >= microseconds(start)
+            if end is not None:
+                allowed &= self.columns[name].values < microseconds(end)
+        if wanted.valid_at is not None:
+            moment = microseconds(wanted.valid_at)
+            allowed &= (self.columns["valid_from"].values <= moment) & (self.columns["valid_to"].values > moment)
+        if wanted.min_importance is not None:
+            allowed &= self.columns["importance"].values >= wanted.min_importance
+        if wanted.modalities:
+            allowed &= np.isin(self.columns["modalities"].values, list(wanted.modalities))
         for mark in marks(wanted.tags, wanted.metadata):
             having = np.zeros(len(allowed), dtype=np.bool_)
             having[self._mark_rows.values[self._marks.values == mark]] = True
@@ -186,12 +265,14 @@ class Tables:
     def named_actor(self, found: Iterable[str], allowed: NDArray[np.bool_]) -> int:
         """The number of the one actor of the allowed rows whom the words `found` name; -1 if there is none or several.
 
-        An actor is named by any word of its name, unless another one is named by the same words and more.
+        An actor is named by any word of its name, unless another one is named by the same words and more. Actors
+        without an active row are not named.
         """
         matched: dict[int, set[str]] = {}
         for word in found:
             for code in self._actor_words.get(word, ()):
-                matched.setdefault(code, set()).add(word)
+                if self._speakers.get(code):
+                    matched.setdefault(code, set()).add(word)
         best = [code for code, own in matched.items() if not any(own < other for other in matched.values())]
         actors = self.columns["actors"].values
         present = [code for code in best[:8] if bool(np.any(allowed & (actors == code)))]
@@ -210,8 +291,8 @@ class Tables:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The columns of the state: views of what is never changed, copies of what is."""
         arrays: dict[str, NDArray[Any]] = {name: column.values for name, column in self.columns.items()}
+        arrays |= {name: self.columns[name].values.copy() for name in ("revisions", *_CHANGING)}
         arrays |= {
-            "revisions": self.columns["revisions"].values.copy(),
             "alive": self.alive.values.copy(),
             "vectors": self.vectors.values,
             "sketches": self.sketches.values,
@@ -220,9 +301,36 @@ class Tables:
             "terms": self.postings.terms.values,
             "counts": self.postings.counts.values,
             "sizes": self.postings.sizes.values,
-            "ordinals": self.neighbours.ordinals,
+            "ordinals": self.neighbours.ordinals.copy(),
         }
         return arrays
+
+    def _in_states(self, states: frozenset[State], now: datetime | None) -> NDArray[np.bool_]:
+        """For each row whether its state at `now` is one of `states`."""
+        held = self.columns["states"].values
+        if now is not None and self._soonest <= (moment := microseconds(now)):
+            over = (self.columns["expires"].values <= moment) & (held != State.ARCHIVED) & (held != _GONE)
+            held = np.where(over, np.int8(State.EXPIRED), held)
+        first, *others = map(np.int8, states)
+        allowed: NDArray[np.bool_] = held == first
+        for state in others:
+            allowed |= held == state
+        return allowed
+
+    def _rest(self, row: int) -> None:
+        """Take an active row out of what is counted."""
+        self._sum -= self.vectors.values[row]
+        self.postings.remove(row)
+        self.neighbours.remove(int(self.columns["sessions"].values[row]), row)
+        self._speakers[int(self.columns["actors"].values[row])] -= 1
+
+    def _wake(self, row: int) -> None:
+        """Put a row that has become active into what is counted."""
+        self._sum += self.vectors.values[row]
+        self.postings.restore(row)
+        self.neighbours.insert(int(self.columns["sessions"].values[row]), row)
+        actor = int(self.columns["actors"].values[row])
+        self._speakers[actor] = self._speakers.get(actor, 0) + 1
 
     def _place(self, row: Row, number: int, values: dict[str, list[int]]) -> None:
         document = row.document

@@ -2,8 +2,9 @@
 
 A file is a magic, the length of a JSON header, the header, the sections it names, and the SHA-256 of all of that. It is
 written beside the old one, made durable, and put in its place in one step: a reader finds the old or the new one whole.
-Vectors are stored as float16, which is the precision the index keeps. A file that is damaged or of another format is
-set aside and reported, never half believed.
+Vectors are stored as float16, which is the precision the index keeps. A file that is damaged or of a foreign format is
+set aside and reported, never half believed. One that another version of the index wrote is removed: its space is built
+anew from the log. The file of an encrypted space holds sealed bytes and numbers only.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-MAGIC: Final = b"MNEMOIX1"
+MAGIC: Final = b"MNEMOIX2"
+"""What a file begins with: whose it is, and the version of its format, one character."""
 SUFFIX: Final = ".snapshot"
 POSITION: Final = "position"
 
@@ -56,18 +58,26 @@ class SnapshotStore:
 
     def save_position(self, position: int) -> None:
         """Say that the snapshots that are there now contain everything of the log up to `position`."""
-        text = json.dumps({"position": position, "spaces": self.spaces()})
-        with _replacing(self._directory / POSITION) as file:
-            file.write(f"{_checksum(text)}\n{text}\n".encode())
+        self._write_position(position, self.spaces())
+
+    def forget(self, space_uid: SpaceUid) -> None:
+        """Remove whatever is kept of a space, also what was set aside."""
+        position, expected = self._position()
+        if space_uid in expected:
+            self._write_position(position, sorted(expected - {space_uid}))
+        for path in self._directory.glob(f"{self._path(space_uid).name}*"):
+            path.unlink()
+        _make_durable(self._directory)
 
     def load(self) -> tuple[int, Iterator[tuple[SpaceUid, SpaceState]]]:
         """The position up to which nothing is missing, and the states that can be used.
 
-        A file that cannot be used is renamed `*.corrupt-<n>`. If there was one, or one is missing, the position is 0:
-        its space has to be built anew from the log.
+        A file that cannot be used is renamed `*.corrupt-<n>`, one of another version removed. If there was one, or one
+        is missing, the position is 0: its space has to be built anew from the log.
         """
         for left in self._directory.glob("*.tmp"):  # of a process that ended while it wrote
             left.unlink()
+        self._remove_other_versions()
         position, expected = self._position()
         sound = {space_uid for space_uid in self.spaces() if self._checked(space_uid)}
         for space_uid in sorted(expected - sound):
@@ -79,6 +89,21 @@ class SnapshotStore:
         """The spaces that have a snapshot, usable or not, in order."""
         names = (path.name.removesuffix(SUFFIX) for path in self._directory.glob(f"*{SUFFIX}"))
         return sorted(SpaceUid(name) for name in names if is_uuid(name))
+
+    def _remove_other_versions(self) -> None:
+        """Remove the snapshots that another version of the index wrote, once it is noted that the log is replayed."""
+        others = [space_uid for space_uid in self.spaces() if _is_of_another_version(self._path(space_uid))]
+        if others:
+            _, expected = self._position()
+            self._write_position(0, sorted(expected.difference(others)))
+        for space_uid in others:
+            _log.info("space %s was indexed by another version and is built anew from the log", space_uid)
+            self._path(space_uid).unlink()
+
+    def _write_position(self, position: int, spaces: list[SpaceUid]) -> None:
+        text = json.dumps({"position": position, "spaces": spaces})
+        with _replacing(self._directory / POSITION) as file:
+            file.write(f"{_checksum(text)}\n{text}\n".encode())
 
     def _path(self, space_uid: SpaceUid) -> Path:
         if not is_uuid(space_uid):
@@ -111,7 +136,8 @@ class SnapshotStore:
 
 def _write(file: BinaryIO, state: SpaceState) -> None:
     sections: dict[str, NDArray[Any]] = dict(state.arrays)
-    sections["vectors"] = sections["vectors"].astype(np.float16)
+    if not state.sealed:
+        sections["vectors"] = sections["vectors"].astype(np.float16)
     for name, strings in state.lists.items():
         sections[f"{_LIST}{name}"] = np.frombuffer(json.dumps(strings).encode(), dtype=np.uint8)
     header = {
@@ -132,6 +158,12 @@ def _write(file: BinaryIO, state: SpaceState) -> None:
             digest.update(flat[start : start + _AT_ONCE].data)
             file.write(flat[start : start + _AT_ONCE].data)
     file.write(digest.digest())
+
+
+def _is_of_another_version(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(len(MAGIC))
+    return start != MAGIC and start[:-1] == MAGIC[:-1]
 
 
 def _damage(path: Path) -> str:

@@ -2,55 +2,68 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mnemo_memory import wire
+from mnemo_memory.api.media_service import to_media_input
+from mnemo_memory.domain.memories import Edit, New
+from mnemo_memory.domain.recall import Inquiry
 from mnemocore.calls import caller
-from mnemocore.errors import InvalidFieldError, MemoryExistsError, MnemoError, Violation
+from mnemocore.common.v1 import resources_pb2 as common_pb2
+from mnemocore.errors import InvalidFieldError, MnemoError, Violation
 from mnemocore.memory.v1 import memory_service_pb2 as pb
 from mnemocore.memory.v1 import memory_service_pb2_grpc, resources_pb2
 from mnemocore.server import Validator
 from mnemocore.status import to_status
+from mnemocore.wire import to_datetime
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Container
 
     import grpc
 
-    from mnemo_memory.domain.memories import Memories
-    from mnemo_memory.domain.memory import Draft
+    from mnemo_memory.domain.memories import Memories, Remembered
+    from mnemo_memory.domain.memory import Memory, Space
     from mnemo_memory.domain.recall import Recall
+    from mnemocore.clock import Clock
 
+_Change: TypeAlias = (
+    "pb.DeleteMemoryRequest | pb.RestoreMemoryRequest | pb.UpdateMemoryRequest | pb.ProtectMemoryRequest "
+    "| pb.SupersedeMemoryRequest"
+)
 _ITEM = Validator.for_message(resources_pb2.MemoryInput.DESCRIPTOR)
 
 
 class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
     """Converts, calls the domain, converts back."""
 
-    def __init__(self, memories: Memories, recall: Recall) -> None:
+    def __init__(self, memories: Memories, recall: Recall, clock: Clock) -> None:
         self._memories = memories
         self._recall = recall
+        self._clock = clock
 
     async def CreateMemory(
         self, request: pb.CreateMemoryRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.CreateMemoryResponse:
-        space, memories, token = await self._memories.create(
-            caller(),
-            wire.space_of(request.parent),
-            [wire.to_draft(request.memory, "memory")],
-            wire.request_of(request),
+        space, remembered, token = await self._memories.create_one(
+            caller(), wire.space_of(request.parent), _new(request.memory, "memory"), wire.request_of(request)
         )
-        return pb.CreateMemoryResponse(memory=wire.from_memory(space, memories[0]), written_at=wire.token(token))
+        return pb.CreateMemoryResponse(
+            memory=self._message(space, remembered.memory),
+            written_at=wire.token(token),
+            duplicate=remembered.duplicate,
+            novelty=resources_pb2.NoveltyDecision.ValueType(remembered.novelty or 0),
+        )
 
     async def BatchCreateMemories(
         self, request: pb.BatchCreateMemoriesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.BatchCreateMemoriesResponse:
-        drafts = [wire.to_draft(item, f"memories[{number}]") for number, item in enumerate(request.memories)]
-        space, memories, token = await self._memories.create(
-            caller(), wire.space_of(request.parent), drafts, wire.request_of(request)
+        items = [_new(item, f"memories[{number}]") for number, item in enumerate(request.memories)]
+        space, outcomes, token = await self._memories.create(
+            caller(), wire.space_of(request.parent), items, wire.request_of(request)
         )
         return pb.BatchCreateMemoriesResponse(
-            memories=[wire.from_memory(space, memory) for memory in memories], written_at=wire.token(token)
+            memories=[self._message(space, outcome.memory) for outcome in outcomes], written_at=wire.token(token)
         )
 
     async def IngestMemories(
@@ -63,24 +76,21 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
 
     async def _ingest(self, number: int, request: pb.IngestMemoriesRequest) -> pb.IngestMemoriesResponse:
         results: list[pb.IngestResult | None] = [None] * len(request.memories)
-        drafts: list[tuple[int, Draft]] = []
+        items: list[tuple[int, New]] = []
         for place, item in enumerate(request.memories):
             try:
-                drafts.append((place, _checked(item, f"memories[{place}]")))
+                items.append((place, _checked(item, f"memories[{place}]")))
             except InvalidFieldError as error:
                 results[place] = _refused(error)
         response = pb.IngestMemoriesResponse(batch=number)
-        if drafts:
-            space, memories, token = await self._memories.create_each(
-                caller(),
-                wire.space_of(request.parent),
-                [draft for _, draft in drafts],
-                wire.request_of(request),
+        if items:
+            space, outcomes, token = await self._memories.create_each(
+                caller(), wire.space_of(request.parent), [item for _, item in items], wire.request_of(request)
             )
-            for (place, draft), memory in zip(drafts, memories, strict=True):
-                name = wire.memory_name(space, memory.id) if memory else f"{space.name}/memories/{draft.id}"
-                results[place] = pb.IngestResult(name=name) if memory else _refused(MemoryExistsError(memory=name))
-            response.written_at.value = token
+            for (place, _), outcome in zip(items, outcomes, strict=True):
+                results[place] = _result(space, outcome)
+            if token:
+                response.written_at.value = token
         response.results.extend(result for result in results if result is not None)
         return response
 
@@ -88,8 +98,15 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         self, request: pb.GetMemoryRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetMemoryResponse:
         slug, memory_id = wire.memory_of(request.name)
-        space, memory = await self._memories.get_one(caller(), slug, memory_id)
-        return pb.GetMemoryResponse(memory=wire.from_memory(space, memory))
+        space, memory = await self._memories.get_one(
+            caller(),
+            slug,
+            memory_id,
+            as_of=to_datetime(request.as_of) if request.HasField("as_of") else None,
+            at_once=request.consistency.minimize_latency,
+            touch=request.touch,
+        )
+        return pb.GetMemoryResponse(memory=self._message(space, memory))
 
     async def BatchGetMemories(
         self, request: pb.BatchGetMemoriesRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -98,7 +115,7 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             caller(), wire.space_of(request.parent), wire.ids_of(request.ids)
         )
         return pb.BatchGetMemoriesResponse(
-            memories=[wire.from_memory(space, memory) for memory in memories], missing=missing
+            memories=[self._message(space, memory) for memory in memories], missing=missing
         )
 
     async def ListMemories(
@@ -113,71 +130,132 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             request.page_token,
         )
         return pb.ListMemoriesResponse(
-            memories=[wire.from_memory(space, memory) for memory in memories], next_page_token=token
+            memories=[self._message(space, memory) for memory in memories], next_page_token=token
         )
 
     async def DeleteMemory(
         self, request: pb.DeleteMemoryRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.DeleteMemoryResponse:
         slug, memory_id = wire.memory_of(request.name)
-        token = await self._memories.delete(
-            caller(),
-            slug,
-            memory_id,
-            purge=request.purge,
-            etag=request.etag,
-            reason=wire.text("reason", request.reason),
-            request=wire.request_of(request),
-        )
+        if request.purge:
+            token = await self._memories.erase(caller(), slug, memory_id, _edit(request))
+        else:
+            _, _, token = await self._memories.archive(caller(), slug, memory_id, _edit(request))
         return pb.DeleteMemoryResponse(written_at=wire.token(token))
 
     async def RestoreMemory(
         self, request: pb.RestoreMemoryRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.RestoreMemoryResponse:
         slug, memory_id = wire.memory_of(request.name)
-        space, memory, token = await self._memories.restore(
-            caller(),
-            slug,
-            memory_id,
-            etag=request.etag,
-            reason=wire.text("reason", request.reason),
-            request=wire.request_of(request),
+        space, memory, token = await self._memories.restore(caller(), slug, memory_id, _edit(request))
+        return pb.RestoreMemoryResponse(memory=self._message(space, memory), written_at=wire.token(token))
+
+    async def UpdateMemory(
+        self, request: pb.UpdateMemoryRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.UpdateMemoryResponse:
+        slug, memory_id = wire.memory_of(request.name)
+        _refuse_broken(request.memory, "memory", set(request.update_mask.paths))
+        update = wire.to_update(request.memory, request.update_mask.paths, "memory")
+        space, memory, token = await self._memories.update(caller(), slug, memory_id, update, _edit(request))
+        return pb.UpdateMemoryResponse(memory=self._message(space, memory), written_at=wire.token(token))
+
+    async def ProtectMemory(
+        self, request: pb.ProtectMemoryRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ProtectMemoryResponse:
+        slug, memory_id = wire.memory_of(request.name)
+        space, memory, token = await self._memories.protect(
+            caller(), slug, memory_id, request.protected, _edit(request)
         )
-        return pb.RestoreMemoryResponse(memory=wire.from_memory(space, memory), written_at=wire.token(token))
+        return pb.ProtectMemoryResponse(memory=self._message(space, memory), written_at=wire.token(token))
+
+    async def SupersedeMemory(
+        self, request: pb.SupersedeMemoryRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.SupersedeMemoryResponse:
+        slug, memory_id = wire.memory_of(request.name)
+        space, fresh, old, token = await self._memories.supersede(
+            caller(), slug, memory_id, _new(request.memory, "memory"), _edit(request)
+        )
+        return pb.SupersedeMemoryResponse(
+            memory=self._message(space, fresh), superseded=self._message(space, old), written_at=wire.token(token)
+        )
+
+    async def RecordFeedback(
+        self, request: pb.RecordFeedbackRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.RecordFeedbackResponse:
+        slug, memory_id = wire.memory_of(request.name)
+        weight = request.weight if request.HasField("weight") else 1.0
+        edit = Edit(reason=wire.text("reason", request.reason), request=wire.request_of(request))
+        space, memory, token = await self._memories.record_feedback(
+            caller(), slug, memory_id, request.positive, weight, edit
+        )
+        return pb.RecordFeedbackResponse(memory=self._message(space, memory), written_at=wire.token(token))
 
     async def RecallMemories(
         self, request: pb.RecallMemoriesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.RecallMemoriesResponse:
-        space, recalled, token = await self._recall.recall(
-            caller(),
-            wire.space_of(request.parent),
-            request.query,
-            request.limit,
-            wire.to_filter(request.filter),
-            wire.to_profile(request.profile),
-            wire.to_freshness(request.consistency),
+        inquiry = Inquiry(
+            query=request.query,
+            limit=request.limit,
+            where=wire.to_filter(request.filter),
+            profile=wire.to_profile(request.profile),
+            freshness=wire.to_freshness(request.consistency),
+            states=tuple(wire.to_states(request.states)),
+            known_at=to_datetime(request.known_at) if request.HasField("known_at") else None,
+            min_score=request.min_score,
         )
+        answer = await self._recall.recall(caller(), wire.space_of(request.parent), inquiry)
+        now = self._clock.now()
         return pb.RecallMemoriesResponse(
-            results=[wire.from_recalled(space, each) for each in recalled], read_at=wire.token(token)
+            results=[wire.from_recalled(answer.space, each, now) for each in answer.recalled],
+            read_at=wire.token(answer.token),
+            degraded=[common_pb2.DEGRADED_PART_INDEX] if answer.without_index else [],
         )
 
     async def ListRevisions(
         self, request: pb.ListRevisionsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ListRevisionsResponse:
         slug, memory_id = wire.parent_of(request.parent)
+        as_of = to_datetime(request.as_of) if request.HasField("as_of") else None
         space, revisions, token = await self._memories.history(
-            caller(), slug, memory_id, request.page_size, request.page_token
+            caller(), slug, memory_id, as_of, request.page_size, request.page_token
         )
         return pb.ListRevisionsResponse(
             revisions=[wire.from_revision(space, revision) for revision in revisions], next_page_token=token
         )
 
+    def _message(self, space: Space, memory: Memory) -> resources_pb2.Memory:
+        return wire.from_memory(space, memory, self._clock.now())
 
-def _checked(item: resources_pb2.MemoryInput, path: str) -> Draft:
-    broken = _ITEM.violations(item)
+
+def _new(item: resources_pb2.MemoryInput, path: str) -> New:
+    return New(wire.to_draft(item, path), to_media_input(item, f"{path}.media"))
+
+
+def _edit(request: _Change) -> Edit:
+    """How a change is asked for; every request that changes a memory has these fields."""
+    return Edit(request.etag, wire.text("reason", request.reason), wire.request_of(request))
+
+
+def _checked(item: resources_pb2.MemoryInput, path: str) -> New:
+    _refuse_broken(item, path)
+    return _new(item, path)
+
+
+def _refuse_broken(item: resources_pb2.MemoryInput, path: str, fields: Container[str] | None = None) -> None:
+    """Raise InvalidFieldError for the rules that fields of an item break; all of them, or those named in `fields`."""
+    broken = [
+        each
+        for each in _ITEM.violations(item)
+        if fields is None or each.field.partition(".")[0].partition("[")[0] in fields
+    ]
     if broken:
         raise InvalidFieldError.of([Violation(f"{path}.{each.field}", each.description) for each in broken])
-    return wire.to_draft(item, path)
+
+
+def _result(space: Space, outcome: Remembered | MnemoError) -> pb.IngestResult:
+    if isinstance(outcome, MnemoError):
+        return _refused(outcome)
+    return pb.IngestResult(name=wire.memory_name(space, outcome.memory.id), duplicate=outcome.duplicate)
 
 
 def _refused(error: MnemoError) -> pb.IngestResult:

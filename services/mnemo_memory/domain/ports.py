@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
-    from mnemo_memory.domain.memory import Draft, Filter, Memory, Revision, Space, State
+    from mnemo_memory.domain.memory import Change, Draft, Filter, Memory, Policy, Revision, Space, State
+    from mnemocore.errors import MnemoError
     from mnemocore.ids import MemoryId, SpaceUid, Tenant
+    from mnemocore.sealing import SpaceCipher
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,22 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """What stands for a draft: the memory it became, or with `duplicate` the equal one that was there."""
+
+    memory: Memory
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """What became of each draft, in their order: kept, or the error that refused it; the space's newest revision."""
+
+    outcomes: tuple[Kept | MnemoError, ...]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class ListPosition:
     """Where a page of a listing starts: before this creation revision, in a listing begun at `as_of`."""
 
@@ -46,10 +64,23 @@ class ListPosition:
     as_of: int
 
 
+class Vault(Protocol):
+    """Has the keys of encrypted spaces."""
+
+    async def cipher(self, space: Space) -> SpaceCipher | None:
+        """What seals and opens what the space holds; None if it is not encrypted. Raises KeyUnavailableError."""
+        ...
+
+    async def renewed(self, space: Space) -> SpaceCipher | None:
+        """As `cipher`, with the keys the space has at this moment."""
+        ...
+
+
 class Store(Protocol):
     """The system of record. Every write is one transaction that is durable when the call returns.
 
     The revisions of a space are 1, 2, 3 ... in the order of commit: who has seen n has seen all below.
+    Memories are in their state at `now`.
     """
 
     @property
@@ -57,57 +88,130 @@ class Store(Protocol):
         """A UUID that names this store for ever."""
         ...
 
+    async def create(
+        self, space: Space, drafts: Sequence[Draft], author: Author, request: Request | None, *, each: bool
+    ) -> Created:
+        """Write all drafts or none; with `each` those that nothing speaks against.
+
+        What speaks against one is MemoryExistsError, DuplicateMemoryError, QuotaExceededError or MediaNotFoundError.
+        Raises SpaceNotFoundError, RequestIdReusedError, and MemoryNotFoundError if the request is repeated and its
+        memory was erased meanwhile.
+        """
+        ...
+
+    async def mutate(
+        self,
+        space: Space,
+        memory_id: MemoryId,
+        etag: str,
+        change: Change,
+        alter: Callable[[Memory], Memory | None],
+        author: Author,
+        request: Request | None,
+    ) -> Written:
+        """Replace a memory by what `alter` makes of it; None changes nothing.
+
+        Raises MemoryNotFoundError, EtagMismatchError, QuotaExceededError, RequestIdReusedError, or what `alter` raises.
+        """
+        ...
+
+    async def supersede(
+        self,
+        space: Space,
+        old_id: MemoryId,
+        etag: str,
+        draft: Draft,
+        close: Callable[[Memory, Draft], tuple[Memory, Draft]],
+        author: Author,
+        request: Request | None,
+    ) -> Written:
+        """Write a memory in the place of another: returns the new one and the old one.
+
+        `close` makes of the old memory and the draft what they are to be. Raises what `create` and `mutate` raise, or
+        AlreadySupersededError.
+        """
+        ...
+
+    async def erase(
+        self, space: Space, memory_id: MemoryId, etag: str, author: Author, request: Request | None
+    ) -> Written:
+        """Remove a memory and its content in every revision.
+
+        Raises MemoryNotFoundError, EtagMismatchError, MemoryProtectedError.
+        """
+        ...
+
+    async def get(self, space: Space, ids: Sequence[MemoryId], now: datetime) -> dict[MemoryId, Memory]:
+        """The memories among `ids` that exist."""
+        ...
+
+    async def get_as_of(self, space: Space, ids: Sequence[MemoryId], at: datetime) -> dict[MemoryId, Memory]:
+        """The memories among `ids` that existed at `at` and still do, as they were then."""
+        ...
+
+    async def list_memories(
+        self, space: Space, where: Filter, states: Sequence[State], position: ListPosition, limit: int, now: datetime
+    ) -> list[Memory]:
+        """Memories by falling creation revision."""
+        ...
+
+    async def search_words(
+        self, space: Space, query: str, where: Filter, states: Sequence[State], limit: int, now: datetime
+    ) -> list[tuple[Memory, float]]:
+        """The memories that share words with `query`, and how well they match, 0 to 1, best first.
+
+        Raises PeerUnavailableError for an encrypted space, which has no words to search.
+        """
+        ...
+
+    async def republish(self, space: Space, author: Author) -> int:
+        """Append a REPUBLISHED revision for every memory; returns their number."""
+        ...
+
+    async def list_revisions(
+        self, space: Space, memory_id: MemoryId | None, after: int, limit: int, until: datetime | None = None
+    ) -> list[Revision]:
+        """Revisions of the space or of one memory after revision `after`, oldest first, committed by `until`."""
+        ...
+
+    async def sweep(self, now: datetime, limit: int) -> int:
+        """Take memories out of recall whose time is over, and erase those whose space says so; returns their number."""
+        ...
+
+    async def count_uses(self, space_uid: SpaceUid, uses: Mapping[MemoryId, tuple[int, datetime]]) -> None:
+        """Add uses to memories: how many, and the time of the last one."""
+        ...
+
+
+class SpaceStore(Protocol):
+    """The spaces of all tenants."""
+
     async def create_space(self, space: Space, request: Request | None) -> Space:
-        """Make a space. Raises SpaceExistsError, RequestIdReusedError."""
+        """Make a space. Raises SpaceExistsError, RequestIdReusedError, KeyUnavailableError."""
         ...
 
     async def get_space(self, tenant: Tenant, slug: str) -> Space:
         """Read a space. Raises SpaceNotFoundError."""
         ...
 
-    async def list_spaces(self, tenant: Tenant, after: str, limit: int) -> list[Space]:
-        """The tenant's spaces by slug, after `after`."""
+    async def list_spaces(self, tenant: Tenant, principal: str | None, after: str, limit: int) -> list[Space]:
+        """The tenant's spaces by slug, after `after`: those that `principal` may use as its own, with None all."""
         ...
 
-    async def create(self, space: Space, drafts: Sequence[Draft], author: Author, request: Request | None) -> Written:
-        """Write all drafts or none. Raises MemoryExistsError, RequestIdReusedError."""
+    async def unswept(self, spaces: Sequence[Space], now: datetime) -> dict[SpaceUid, int]:
+        """Memories of each space that count as active and whose time is over; spaces without any are left out."""
         ...
 
-    async def create_each(
-        self, space: Space, drafts: Sequence[Draft], author: Author, request: Request | None
-    ) -> tuple[list[Memory | None], int]:
-        """Write the drafts whose ids are free; None stands for one whose id is taken. Raises RequestIdReusedError."""
+    async def update_space(self, space: Space, alter: Callable[[Space], tuple[str, Policy]], etag: str) -> Space:
+        """Give a space the description and the policy that `alter` makes of what is stored; equal ones change nothing.
+
+        Raises SpaceNotFoundError, SpaceEtagMismatchError, and what `alter` raises.
+        """
         ...
 
-    async def get(self, space: Space, ids: Sequence[MemoryId]) -> dict[MemoryId, Memory]:
-        """The memories among `ids` that exist."""
-        ...
 
-    async def list_memories(
-        self, space: Space, where: Filter, states: Sequence[State], position: ListPosition, limit: int
-    ) -> list[Memory]:
-        """Memories by falling creation revision."""
-        ...
-
-    async def change_state(
-        self, space: Space, memory_id: MemoryId, state: State, etag: str, author: Author, request: Request | None
-    ) -> Written:
-        """Archive or restore. No change if the state is reached. Raises MemoryNotFoundError, EtagMismatchError."""
-        ...
-
-    async def erase(
-        self, space: Space, memory_id: MemoryId, etag: str, author: Author, request: Request | None
-    ) -> Written:
-        """Remove a memory and its content in every revision. Raises MemoryNotFoundError, EtagMismatchError."""
-        ...
-
-    async def republish(self, space: Space, author: Author) -> int:
-        """Append a REPUBLISHED revision for every active memory; returns their number."""
-        ...
-
-    async def list_revisions(self, space: Space, memory_id: MemoryId | None, after: int, limit: int) -> list[Revision]:
-        """Revisions of the space or of one memory after revision `after`, oldest first."""
-        ...
+class Publications(Protocol):
+    """What of the store is published already. Marks only; the relay does the work."""
 
     async def unpublished(self, limit: int) -> list[Space]:
         """Some of the spaces with revisions that are not marked as published, others every time."""
@@ -145,16 +249,27 @@ class Found:
     applied_revision: int
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the index is asked: the best `limit` memories in one of `states` at `now` that match `where`.
+
+    The answer is based on a state with `min_revision` and, if a moment is enough, `wanted_revision`.
+    """
+
+    query: str
+    limit: int
+    where: Filter
+    states: tuple[State, ...]
+    now: datetime
+    min_revision: int = 0
+    wanted_revision: int = 0
+
+
 class Index(Protocol):
-    """Ranks the active memories of a space."""
+    """Ranks the memories of a space."""
 
-    async def search(
-        self, space_uid: SpaceUid, query: str, limit: int, where: Filter, min_revision: int, wanted_revision: int
-    ) -> Found:
-        """The best hits, best first, in a state with `min_revision` and, if a moment is enough, `wanted_revision`.
-
-        Raises IndexLaggingError, PeerUnavailableError.
-        """
+    async def search(self, space: Space, question: Question) -> Found:
+        """The best hits, best first. Raises IndexLaggingError, PeerUnavailableError, KeyUnavailableError."""
         ...
 
 
@@ -162,9 +277,19 @@ class EventLog(Protocol):
     """Takes committed revisions for everybody who wants to know."""
 
     async def publish(self, space: Space, revisions: Sequence[Revision]) -> None:
-        """Append the revisions in their order. Publishing one again has no effect."""
+        """Append the revisions in their order. Publishing one again has no effect.
+
+        Nor has publishing those of a space that was erased.
+        """
         ...
 
     async def redact(self, space: Space, revisions: Sequence[int]) -> None:
         """Take the content out of published revisions, by their numbers (at most 1,000)."""
+        ...
+
+    async def erase(self, tenant: Tenant, space_uid: SpaceUid, revision: int, at: datetime) -> None:
+        """Tell everybody that a space was erased at `at`, in a revision after all of its others, and remove those.
+
+        From then on the log takes nothing more of the space. Doing it again has no effect.
+        """
         ...

@@ -2,7 +2,8 @@
 
 It needs no lock between replicas: each publishes a run that starts right behind what is marked as published, and the
 log stores an event once, so two relays at work repeat each other but never overtake or skip. What was erased is taken
-out of the log before its revision counts as published.
+out of the log before its revision counts as published. What was read of a space that is erased meanwhile may be
+published all the same: the log does not take it (see `erasure`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mnemo_memory.domain.memory import Revision, Space
-    from mnemo_memory.domain.ports import EventLog, Store
+    from mnemo_memory.domain.ports import EventLog, Publications, Store
     from mnemocore.clock import Clock
 
 BATCH: Final = 512
@@ -34,12 +35,14 @@ class Relay:
 
     def __init__(
         self,
+        publications: Publications,
         store: Store,
         log: EventLog,
         clock: Clock,
         poll_seconds: float,
         report_lag: Callable[[float], None],
     ) -> None:
+        self._publications = publications
         self._store = store
         self._log = log
         self._clock = clock
@@ -60,7 +63,7 @@ class Relay:
 
     async def publish_pending(self) -> int:
         """Publish a batch of every space that has unpublished revisions; returns the number of revisions."""
-        spaces = await self._store.unpublished(SPACES_A_ROUND)
+        spaces = await self._publications.unpublished(SPACES_A_ROUND)
         if not spaces:
             self._report_lag(0.0)
         published = 0
@@ -81,7 +84,7 @@ class Relay:
             for revision in revisions:
                 if revision.change is Change.ERASED:
                     await self._redact(space, revision)
-            await self._store.mark_published(space.uid, revisions[-1].revision)
+            await self._publications.mark_published(space.uid, revisions[-1].revision)
         return len(revisions)
 
     async def _redact(self, space: Space, erased: Revision) -> None:

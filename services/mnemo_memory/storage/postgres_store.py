@@ -1,65 +1,58 @@
-"""The store of memory-core on PostgreSQL.
-
-Every write locks the row of its space first, so the writes of one space happen one after the other: revisions are
-handed out in the order of commit and no reader of `revision > n` can miss one that commits late. Writes of different
-spaces do not meet.
-"""
+"""The memories of memory-core on PostgreSQL. How writes are made stands in `transactions`."""
 
 from __future__ import annotations
 
 import json
+import logging
+from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from asyncpg.exceptions import UniqueViolationError
-
-from mnemo_memory.domain.memory import Change, Draft, Filter, Memory, Revision, Space, State
-from mnemo_memory.domain.ports import Author, ListPosition, Request, Written
-from mnemo_memory.storage import rows
+from mnemo_memory.domain.memory import Change, OnDuplicate, State
+from mnemo_memory.domain.ports import Author, Created, Kept, Written
+from mnemo_memory.storage import drafts as drafting
+from mnemo_memory.storage import rows, transactions
+from mnemo_memory.storage.conditions import ARCHIVED, Conditions
+from mnemo_memory.storage.fresh_keys import with_fresh_keys
 from mnemocore.errors import (
-    EtagMismatchError,
+    AlreadySupersededError,
+    DuplicateMemoryError,
+    KeyUnavailableError,
+    MediaNotFoundError,
     MemoryExistsError,
     MemoryNotFoundError,
-    RequestIdReusedError,
-    SpaceExistsError,
-    SpaceNotFoundError,
+    MemoryProtectedError,
+    MnemoError,
+    PeerUnavailableError,
+    QuotaExceededError,
 )
-from mnemocore.ids import MemoryId, SpaceUid, new_uuid
+from mnemocore.ids import MemoryId
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from datetime import datetime
 
     from asyncpg import Connection, Record
 
-    from mnemocore.ids import Tenant
+    from mnemo_memory.domain.memory import Draft, Filter, Memory, Revision, Space
+    from mnemo_memory.domain.ports import ListPosition, Request, Vault
+    from mnemocore.ids import SpaceUid
     from mnemocore.postgres import Database
+    from mnemocore.sealing import SpaceCipher
 
 REQUEST_LIFE_HOURS: Final = 24
-
-_INSERT_MEMORIES: Final = """
-INSERT INTO memory.memories (
-    space_uid, id, kind, content, metadata, tags, actor, session, ordinal, occurred_at, importance, confidence,
-    state, revision, created_revision, created_at, updated_at)
-SELECT $1, id, kind, content, metadata::jsonb, tags::jsonb, actor, session, ordinal, occurred_at, importance,
-    confidence, $2, revision, revision, $3, $3
-FROM unnest($4::uuid[], $5::smallint[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::bigint[],
-    $12::timestamptz[], $13::float8[], $14::float8[], $15::bigint[])
-    AS t(id, kind, content, metadata, tags, actor, session, ordinal, occurred_at, importance, confidence, revision)
-"""
-_INSERT_REVISIONS: Final = """
-INSERT INTO memory.revisions (space_uid, revision, memory_id, change, snapshot, committed_at, principal, reason)
-SELECT $1, revision, memory_id, $2, snapshot::json, $3, $4, $5
-FROM unnest($6::bigint[], $7::uuid[], $8::text[]) AS t(revision, memory_id, snapshot)
-"""
+REPUBLISH_BATCH: Final = 1000
+SWEEPER: Final = "memory-core"
+_log = logging.getLogger(__name__)
 
 
 class PostgresStore:
     """Implements `mnemo_memory.domain.ports.Store`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
+        self._vault = vault
         self._store_id = ""
 
     async def open(self) -> None:
@@ -71,172 +64,380 @@ class PostgresStore:
         """A UUID that names this store for ever; known after `open`."""
         return self._store_id
 
-    # Spaces
-
-    async def create_space(self, space: Space, request: Request | None) -> Space:
-        """Make a space. Raises SpaceExistsError, RequestIdReusedError."""
-        async with self._database.transaction() as connection:
-            if request and (earlier := await _earlier(connection, space.tenant, request)):
-                row = await connection.fetchrow(
-                    f"SELECT {rows.SPACE_COLUMNS} FROM memory.spaces WHERE uid = $1", earlier["space_uid"]
-                )
-                return rows.to_space(row)
-            row = await connection.fetchrow(
-                "INSERT INTO memory.spaces (uid, tenant, slug, description, created_at) VALUES ($1, $2, $3, $4, $5) "
-                f"ON CONFLICT (tenant, slug) DO NOTHING RETURNING {rows.SPACE_COLUMNS}",
-                UUID(space.uid),
-                space.tenant,
-                space.slug,
-                space.description,
-                space.created_at,
-            )
-            if row is None:
-                raise SpaceExistsError(space=space.name)
-            if request:
-                await _remember(connection, space, request, 1, 0, space.created_at)
-            return rows.to_space(row)
-
-    async def get_space(self, tenant: Tenant, slug: str) -> Space:
-        """Read a space. Raises SpaceNotFoundError."""
-        row = await self._database.fetchrow(
-            f"SELECT {rows.SPACE_COLUMNS} FROM memory.spaces WHERE tenant = $1 AND slug = $2", tenant, slug
-        )
-        if row is None:
-            raise SpaceNotFoundError(space=f"spaces/{slug}")
-        return rows.to_space(row)
-
-    async def list_spaces(self, tenant: Tenant, after: str, limit: int) -> list[Space]:
-        """The tenant's spaces by slug, after `after`."""
-        found = await self._database.fetch(
-            f"SELECT {rows.SPACE_COLUMNS} FROM memory.spaces WHERE tenant = $1 AND slug > $2 ORDER BY slug LIMIT $3",
-            tenant,
-            after,
-            limit,
-        )
-        return [rows.to_space(row) for row in found]
-
     # Writing
 
-    async def create(self, space: Space, drafts: Sequence[Draft], author: Author, request: Request | None) -> Written:
-        """Write all drafts or none. Raises MemoryExistsError, RequestIdReusedError."""
-        memories, revision = await self._create(space, drafts, author, request, skip_taken=False)
-        return Written(tuple(memory for memory in memories if memory is not None), revision)
+    @with_fresh_keys
+    async def create(
+        self,
+        space: Space,
+        drafts: Sequence[Draft],
+        author: Author,
+        request: Request | None,
+        *,
+        each: bool,
+        guard: Callable[[Connection[Record]], Awaitable[None]] | None = None,
+    ) -> Created:
+        """Write all drafts or none; with `each` those that nothing speaks against.
 
-    async def create_each(
-        self, space: Space, drafts: Sequence[Draft], author: Author, request: Request | None
-    ) -> tuple[list[Memory | None], int]:
-        """Write the drafts whose ids are free; None stands for one whose id is taken. Raises RequestIdReusedError."""
-        return await self._create(space, drafts, author, request, skip_taken=True)
-
-    async def _create(
-        self, space: Space, drafts: Sequence[Draft], author: Author, request: Request | None, *, skip_taken: bool
-    ) -> tuple[list[Memory | None], int]:
+        `guard` runs in the transaction with the space locked, before anything is written, and not for a repeated
+        request: what it changes is committed with the memories, what it raises refuses all of them.
+        """
+        cipher = await self._vault.cipher(space)
         async with self._database.transaction() as connection:
-            locked = await _lock(connection, space)
-            if request and (earlier := await _earlier(connection, space.tenant, request)):
-                return await _replay(connection, earlier, len(drafts))
-            taken = await _taken(connection, space, drafts)
-            if taken and not skip_taken:
-                raise MemoryExistsError(memory=f"{space.name}/memories/{drafts[taken[0]].id}")
-            free = [draft for number, draft in enumerate(drafts) if number not in set(taken)]
-            memories = await _numbered(connection, space, free, locked.revision, author)
-            last = locked.revision + len(memories)
-            await _insert(connection, space, memories, author)
-            await connection.execute(
-                "UPDATE memory.spaces SET revision = $2, active = active + $3 WHERE uid = $1",
-                UUID(space.uid),
-                last,
-                len(memories),
-            )
-            if request:
-                await _remember(connection, space, request, locked.revision + 1, last, author.at, taken)
-            written = iter(memories)
-            return [None if number in taken else next(written) for number in range(len(drafts))], last
+            locked = await transactions.lock(connection, space)
+            if record := await transactions.earlier(connection, space.tenant, request):
+                return await self._replayed(connection, space, drafts, record, author, cipher)
+            if guard is not None:
+                await guard(connection)
+            plan = await drafting.sort(connection, locked, drafts, author, cipher)
+            if plan.refused and not each:
+                raise plan.refused[min(plan.refused)]
+            return await self._carry_out(connection, locked, drafts, plan, author, request, cipher)
 
-    async def change_state(
-        self, space: Space, memory_id: MemoryId, state: State, etag: str, author: Author, request: Request | None
+    async def _carry_out(
+        self,
+        connection: Connection[Record],
+        space: Space,
+        drafts: Sequence[Draft],
+        plan: drafting.Sorted,
+        author: Author,
+        request: Request | None,
+        cipher: SpaceCipher | None,
+    ) -> Created:
+        fresh = [drafts[number] for number in plan.fresh]
+        memories = await drafting.numbered(connection, space, fresh, author, cipher, space.revision + 1)
+        last = await self._write(connection, space, fresh, memories, author, cipher)
+        outcomes: dict[int, Kept | MnemoError] = dict(plan.refused)
+        outcomes.update((number, Kept(memory)) for number, memory in zip(plan.fresh, memories, strict=True))
+        for number, memory_id in plan.duplicates.items():
+            there = await transactions.read(connection, space, memory_id, "", author.at, cipher)
+            if drafts[number].on_duplicate is OnDuplicate.REINFORCE:
+                last += 1
+                there = await _reinforce(connection, space, there, last, author, cipher)
+            outcomes[number] = Kept(there, duplicate=True)
+        for number, before in plan.same_as.items():
+            kept = outcomes[before]
+            outcomes[number] = Kept(kept.memory, duplicate=True) if isinstance(kept, Kept) else kept
+        active = sum(memory.state is State.ACTIVE for memory in memories)
+        size = sum(rows.size_of(memory) for memory in memories)
+        await transactions.count(connection, space, last, active=active, archived=len(memories) - active, size=size)
+        taken = [number for number, error in plan.refused.items() if isinstance(error, MemoryExistsError)]
+        others = {
+            number: _recorded(outcome)
+            for number, outcome in outcomes.items()
+            if number not in taken and not (isinstance(outcome, Kept) and not outcome.duplicate)
+        }
+        first = space.revision + 1
+        await transactions.remember(
+            connection, space, request, first, first + len(memories) - 1, author.at, taken=taken, duplicates=others
+        )
+        return Created(tuple(outcomes[number] for number in range(len(drafts))), last)
+
+    async def _write(
+        self,
+        connection: Connection[Record],
+        space: Space,
+        drafts: Sequence[Draft],
+        memories: Sequence[Memory],
+        author: Author,
+        cipher: SpaceCipher | None,
+    ) -> int:
+        """Insert new memories with their revisions and media; returns the newest revision."""
+        if not memories:
+            return space.revision
+        sole = [
+            draft.on_duplicate is not OnDuplicate.ALLOW and memory.state is State.ACTIVE
+            for draft, memory in zip(drafts, memories, strict=True)
+        ]
+        claims = [rows.content_hash(memory, cipher) for memory, alone in zip(memories, sole, strict=True) if alone]
+        if claims:
+            await drafting.release_claims(connection, space, claims)
+        await transactions.insert(connection, space, memories, sole, cipher)
+        await transactions.append(connection, space, memories, Change.CREATED, author, cipher)
+        await _take_media(connection, space, memories)
+        return memories[-1].revision
+
+    async def _replayed(
+        self,
+        connection: Connection[Record],
+        space: Space,
+        drafts: Sequence[Draft],
+        record: Record,
+        author: Author,
+        cipher: SpaceCipher | None,
+    ) -> Created:
+        """The first answer to a request once more."""
+        revisions = iter(await transactions.revisions_of(connection, record, cipher))
+        taken = set(json.loads(record["taken"]))
+        others = json.loads(record["duplicates"])
+        outcomes: list[Kept | MnemoError] = []
+        for number, draft in enumerate(drafts):
+            if number in taken:
+                outcomes.append(MemoryExistsError(memory=f"{space.name}/memories/{draft.id}"))
+            elif str(number) in others:
+                outcomes.append(await self._other(connection, space, others[str(number)], author, cipher))
+            else:
+                revision = next(revisions)
+                if revision.memory is None:
+                    raise MemoryNotFoundError(memory=f"{space.name}/memories/{revision.memory_id}")
+                outcomes.append(Kept(revision.memory))
+        return Created(tuple(outcomes), record["last_revision"])
+
+    async def _other(
+        self,
+        connection: Connection[Record],
+        space: Space,
+        recorded: list[str],
+        author: Author,
+        cipher: SpaceCipher | None,
+    ) -> Kept | MnemoError:
+        what, value, limit = recorded
+        if what == "there":
+            memory = await transactions.read(connection, space, MemoryId(value), "", author.at, cipher)
+            return Kept(memory, duplicate=True)
+        if what == "duplicate":
+            return DuplicateMemoryError(memory=value)
+        if what == "media":
+            return MediaNotFoundError(media=value)
+        return QuotaExceededError(space=space.name, quota=value, limit=limit)
+
+    @with_fresh_keys
+    async def mutate(
+        self,
+        space: Space,
+        memory_id: MemoryId,
+        etag: str,
+        change: Change,
+        alter: Callable[[Memory], Memory | None],
+        author: Author,
+        request: Request | None,
     ) -> Written:
-        """Archive or restore. No change if the state is reached. Raises MemoryNotFoundError, EtagMismatchError."""
+        """Replace a memory by what `alter` makes of it; None changes nothing."""
+        cipher = await self._vault.cipher(space)
         async with self._database.transaction() as connection:
-            locked = await _lock(connection, space)
-            if request and (earlier := await _earlier(connection, space.tenant, request)):
-                return await _replay_change(connection, space, memory_id, earlier)
-            memory = await _read(connection, space, memory_id, etag)
-            if memory.state is state:
-                if request:
-                    await _remember(connection, space, request, locked.revision + 1, locked.revision, author.at)
-                return Written((memory,), locked.revision)
-            changed = replace(memory, state=state, revision=locked.revision + 1, updated_at=author.at)
-            await connection.execute(
-                "UPDATE memory.memories SET state = $3, revision = $4, updated_at = $5 "
-                "WHERE space_uid = $1 AND id = $2",
-                UUID(space.uid),
-                UUID(memory_id),
-                state,
-                changed.revision,
-                changed.updated_at,
-            )
-            change = Change.RESTORED if state is State.ACTIVE else Change.ARCHIVED
-            step = 1 if state is State.ACTIVE else -1
-            await _append(connection, space, [changed], change, author)
-            await _count(connection, space, changed.revision, step, -step)
-            if request:
-                await _remember(connection, space, request, changed.revision, changed.revision, author.at)
-            return Written((changed,), changed.revision)
+            locked = await transactions.lock(connection, space)
+            if record := await transactions.earlier(connection, space.tenant, request):
+                return await self._replayed_change(connection, space, memory_id, record, author, cipher)
+            before = await transactions.read(connection, space, memory_id, etag, author.at, cipher)
+            altered = alter(before)
+            last = locked.revision if altered is None else locked.revision + 1
+            await transactions.remember(connection, space, request, locked.revision + 1, last, author.at)
+            if altered is None:
+                return Written((before,), last)
+            drafting.refuse_growth(locked, before, altered)
+            after = _stamped(altered, last, author)
+            await _replace(connection, space, before, after, change, author, cipher)
+            return Written((after,), last)
 
+    @with_fresh_keys
+    async def supersede(
+        self,
+        space: Space,
+        old_id: MemoryId,
+        etag: str,
+        draft: Draft,
+        close: Callable[[Memory, Draft], tuple[Memory, Draft]],
+        author: Author,
+        request: Request | None,
+    ) -> Written:
+        """Write a memory in the place of another: returns the new one and the old one."""
+        cipher = await self._vault.cipher(space)
+        async with self._database.transaction() as connection:
+            locked = await transactions.lock(connection, space)
+            if record := await transactions.earlier(connection, space.tenant, request):
+                revisions = await transactions.revisions_of(connection, record, cipher)
+                memories = tuple(revision.memory for revision in revisions if revision.memory is not None)
+                if len(memories) < len(revisions):
+                    raise MemoryNotFoundError(memory=f"{space.name}/memories/{old_id}")
+                return Written(memories, record["last_revision"])
+            old = await transactions.read(connection, space, old_id, etag, author.at, cipher)
+            if old.superseded_by is not None:
+                raise AlreadySupersededError(
+                    memory=f"{space.name}/memories/{old_id}",
+                    superseded_by=f"{space.name}/memories/{old.superseded_by}",
+                )
+            if old.protected:
+                raise MemoryProtectedError(memory=f"{space.name}/memories/{old_id}")
+            closed, new_draft = close(old, replace(draft, on_duplicate=OnDuplicate.ALLOW))
+            plan = await drafting.sort(connection, locked, [new_draft], author, cipher)
+            if plan.refused:
+                raise plan.refused[0]
+            numbered = await drafting.numbered(connection, space, [new_draft], author, cipher, locked.revision + 1)
+            new = replace(numbered[0], supersedes=old_id)
+            await self._write(connection, space, [new_draft], [new], author, cipher)
+            active = new.state is State.ACTIVE
+            size = rows.size_of(new)
+            await transactions.count(
+                connection, space, new.revision, active=int(active), archived=int(not active), size=size
+            )
+            after = _stamped(replace(closed, superseded_by=new.id), new.revision + 1, author)
+            await _replace(connection, space, old, after, Change.SUPERSEDED, author, cipher)
+            await transactions.remember(connection, space, request, new.revision, after.revision, author.at)
+            return Written((new, after), after.revision)
+
+    @with_fresh_keys
     async def erase(
         self, space: Space, memory_id: MemoryId, etag: str, author: Author, request: Request | None
     ) -> Written:
-        """Remove a memory and its content in every revision. Raises MemoryNotFoundError, EtagMismatchError."""
+        """Remove a memory and its content in every revision."""
+        cipher = await self._vault.cipher(space)
         async with self._database.transaction() as connection:
-            locked = await _lock(connection, space)
-            if request and (earlier := await _earlier(connection, space.tenant, request)):
-                return Written((), earlier["last_revision"])
-            memory = await _read(connection, space, memory_id, etag)
-            keys = (UUID(space.uid), UUID(memory_id))
+            locked = await transactions.lock(connection, space)
+            if record := await transactions.earlier(connection, space.tenant, request):
+                return Written((), record["last_revision"])
+            memory = await transactions.read(connection, space, memory_id, etag, author.at, cipher)
+            if memory.protected:
+                raise MemoryProtectedError(memory=f"{space.name}/memories/{memory_id}")
             revision = locked.revision + 1
-            await connection.execute("DELETE FROM memory.memories WHERE space_uid = $1 AND id = $2", *keys)
-            await connection.execute(
-                "UPDATE memory.revisions SET snapshot = NULL WHERE space_uid = $1 AND memory_id = $2", *keys
-            )
-            await connection.execute(
-                "INSERT INTO memory.revisions VALUES ($1, $2, $3, $4, NULL, $5, $6, $7)",
-                keys[0],
-                revision,
-                keys[1],
-                Change.ERASED,
-                author.at,
-                author.principal,
-                author.reason,
-            )
-            active = memory.state is State.ACTIVE
-            await _count(connection, space, revision, -int(active), -int(not active))
-            if request:
-                await _remember(connection, space, request, revision, revision, author.at)
+            await _erase(connection, space, memory, revision, author)
+            await transactions.remember(connection, space, request, revision, revision, author.at)
             return Written((), revision)
 
+    @with_fresh_keys
     async def republish(self, space: Space, author: Author) -> int:
-        """Append a REPUBLISHED revision for every active memory; returns their number."""
+        """Append a REPUBLISHED revision for every memory; returns their number."""
+        cipher = await self._vault.cipher(space)
+        published = after = 0
+        while True:
+            async with self._database.transaction() as connection:
+                locked = await transactions.lock(connection, space)
+                found = await connection.fetch(
+                    f"SELECT {rows.MEMORY_COLUMNS} FROM memory.memories WHERE space_uid = $1 "
+                    "AND created_revision > $2 ORDER BY created_revision LIMIT $3",
+                    UUID(space.uid),
+                    after,
+                    REPUBLISH_BATCH,
+                )
+                if not found:
+                    return published
+                memories = [
+                    replace(rows.to_memory(row, author.at, cipher), revision=revision)
+                    for revision, row in enumerate(found, locked.revision + 1)
+                ]
+                await connection.execute(
+                    "UPDATE memory.memories AS m SET revision = t.revision "
+                    "FROM unnest($2::uuid[], $3::bigint[]) AS t(id, revision) WHERE m.space_uid = $1 AND m.id = t.id",
+                    UUID(space.uid),
+                    [UUID(memory.id) for memory in memories],
+                    [memory.revision for memory in memories],
+                )
+                await transactions.append(connection, space, memories, Change.REPUBLISHED, author, cipher)
+                await transactions.count(connection, space, memories[-1].revision)
+            published += len(memories)
+            after = memories[-1].created_revision
+
+    async def sweep(self, now: datetime, limit: int) -> int:
+        """Take memories out of recall whose time is over, and erase those whose space says so; returns their number.
+
+        Encrypted spaces whose keys are missing are left as they are.
+        """
+        swept = 0
+        closed: set[UUID] = set()
+        while swept < limit:
+            found = await self._database.fetch(
+                f"SELECT m.id, {', '.join('s.' + column.strip() for column in rows.SPACE_COLUMNS.split(','))} "
+                "FROM memory.memories m JOIN memory.spaces s ON s.uid = m.space_uid "
+                "WHERE m.expires_at <= $1 AND m.state = 1 AND NOT m.space_uid = ANY($3::uuid[]) "
+                "ORDER BY m.expires_at LIMIT $2",
+                now,
+                limit - swept,
+                list(closed),
+            )
+            shut = await self._expire_found(found, now)
+            swept += sum(row["uid"] not in shut for row in found)
+            if not shut:
+                break
+            closed |= shut
+        return swept + await self._erase_ended(now, limit)
+
+    async def _expire_found(self, found: Sequence[Record], now: datetime) -> set[UUID]:
+        """Take memories out of recall; returns the spaces where that was not possible for want of their keys."""
+        by_space: dict[UUID, list[Record]] = defaultdict(list)
+        for row in found:
+            by_space[row["uid"]].append(row)
+        shut = set()
+        for uid, expired in by_space.items():
+            try:
+                await self._expire(rows.to_space(expired[0]), [MemoryId(str(row["id"])) for row in expired], now)
+            except KeyUnavailableError as error:
+                _log.warning("space %s is not swept, the others are: %s", uid, error)
+                shut.add(uid)
+        return shut
+
+    @with_fresh_keys
+    async def _expire(self, space: Space, ids: Sequence[MemoryId], now: datetime) -> None:
+        cipher = await self._vault.cipher(space)
+        author = Author(SWEEPER, now, "expired")
         async with self._database.transaction() as connection:
-            locked = await _lock(connection, space)
+            locked = await transactions.lock(connection, space)
+            revision = locked.revision
+            for memory_id in ids:
+                row = await connection.fetchrow(
+                    f"SELECT {rows.MEMORY_COLUMNS} FROM memory.memories "
+                    "WHERE space_uid = $1 AND id = $2 AND state = 1 AND expires_at <= $3",
+                    UUID(space.uid),
+                    UUID(memory_id),
+                    now,
+                )
+                if row is None:
+                    continue
+                before = rows.to_memory(row, now, cipher)
+                revision += 1
+                after = _stamped(before, revision, author)
+                await _replace(connection, space, before, after, Change.EXPIRED, author, cipher)
+
+    async def _erase_ended(self, now: datetime, limit: int) -> int:
+        """Erase what has been out of recall for longer than the policy of its space allows."""
+        spaces = await self._database.fetch(
+            f"SELECT {rows.SPACE_COLUMNS} FROM memory.spaces WHERE policy ->> 'erase_expired_after' IS NOT NULL "
+            "OR policy ->> 'erase_archived_after' IS NOT NULL"
+        )
+        erased = 0
+        for row in spaces:
+            if erased >= limit:
+                break
+            try:
+                erased += await self._erase_ended_of(rows.to_space(row), now, limit - erased)
+            except KeyUnavailableError as error:
+                _log.warning("space %s is not swept, the others are: %s", row["uid"], error)
+        return erased
+
+    @with_fresh_keys
+    async def _erase_ended_of(self, space: Space, now: datetime, limit: int) -> int:
+        cipher = await self._vault.cipher(space)
+        author = Author(SWEEPER, now, "retention policy")
+        expired, archived = space.policy.erase_expired_after, space.policy.erase_archived_after
+        async with self._database.transaction() as connection:
+            locked = await transactions.lock(connection, space)
             found = await connection.fetch(
-                f"SELECT {rows.MEMORY_COLUMNS} FROM memory.memories WHERE space_uid = $1 AND state = $2 "
-                "ORDER BY created_revision",
+                f"SELECT {rows.MEMORY_COLUMNS} FROM memory.memories WHERE space_uid = $1 AND state = 2 "
+                "AND NOT protected AND (($3::timestamptz IS NOT NULL AND archived_at IS NULL AND expires_at <= $3) OR "
+                f"($4::timestamptz IS NOT NULL AND {ARCHIVED} AND coalesce(archived_at, updated_at) <= $4)) "
+                "ORDER BY updated_at LIMIT $2",
                 UUID(space.uid),
-                State.ACTIVE,
+                limit,
+                None if expired is None else now - expired,
+                None if archived is None else now - archived,
             )
-            first = locked.revision + 1
-            memories = [replace(rows.to_memory(row), revision=first + number) for number, row in enumerate(found)]
-            await connection.execute(
-                "UPDATE memory.memories AS m SET revision = t.revision "
-                "FROM unnest($2::uuid[], $3::bigint[]) AS t(id, revision) WHERE m.space_uid = $1 AND m.id = t.id",
-                UUID(space.uid),
-                [UUID(memory.id) for memory in memories],
-                [memory.revision for memory in memories],
-            )
-            await _append(connection, space, memories, Change.REPUBLISHED, author)
-            await _count(connection, space, locked.revision + len(memories), 0, 0)
-            return len(memories)
+            for revision, row in enumerate(found, locked.revision + 1):
+                await _erase(connection, space, rows.to_memory(row, now, cipher), revision, author)
+            return len(found)
+
+    async def count_uses(self, space_uid: SpaceUid, uses: Mapping[MemoryId, tuple[int, datetime]]) -> None:
+        """Add uses to memories: how many, and the time of the last one. In order of ids: two do not deadlock."""
+        ordered = sorted(uses)
+        await self._database.execute(
+            "WITH used AS (SELECT * FROM unnest($2::uuid[], $3::bigint[], $4::timestamptz[]) AS t(id, uses, at)), "
+            "locked AS (SELECT m.id FROM memory.memories m JOIN used USING (id) WHERE m.space_uid = $1 "
+            "ORDER BY m.id FOR NO KEY UPDATE OF m) "
+            "UPDATE memory.memories AS m SET accesses = m.accesses + used.uses, "
+            "accessed_at = greatest(m.accessed_at, used.at) "
+            "FROM used JOIN locked USING (id) WHERE m.space_uid = $1 AND m.id = used.id",
+            UUID(space_uid),
+            [UUID(memory_id) for memory_id in ordered],
+            [uses[memory_id][0] for memory_id in ordered],
+            [uses[memory_id][1] for memory_id in ordered],
+        )
 
     async def forget_old_requests(self, before: datetime) -> int:
         """Drop the records of requests older than `before`; returns their number."""
@@ -245,295 +446,200 @@ class PostgresStore:
 
     # Reading
 
-    async def get(self, space: Space, ids: Sequence[MemoryId]) -> dict[MemoryId, Memory]:
+    @with_fresh_keys
+    async def get(self, space: Space, ids: Sequence[MemoryId], now: datetime) -> dict[MemoryId, Memory]:
         """The memories among `ids` that exist."""
+        cipher = await self._vault.cipher(space)
         found = await self._database.fetch(
             f"SELECT {rows.MEMORY_COLUMNS} FROM memory.memories WHERE space_uid = $1 AND id = ANY($2::uuid[])",
             UUID(space.uid),
             [UUID(each) for each in ids],
         )
-        memories = [rows.to_memory(row) for row in found]
+        memories = [rows.to_memory(row, now, cipher) for row in found]
         return {memory.id: memory for memory in memories}
 
-    async def list_memories(
-        self, space: Space, where: Filter, states: Sequence[State], position: ListPosition, limit: int
-    ) -> list[Memory]:
-        """Memories by falling creation revision."""
-        conditions, values = _conditions(where)
+    @with_fresh_keys
+    async def get_as_of(self, space: Space, ids: Sequence[MemoryId], at: datetime) -> dict[MemoryId, Memory]:
+        """The memories among `ids` that existed at `at` and still do, as they were then."""
+        cipher = await self._vault.cipher(space)
         found = await self._database.fetch(
-            f"SELECT {rows.MEMORY_COLUMNS} FROM memory.memories WHERE space_uid = $1 AND created_revision < $2 "
-            f"AND created_revision <= $3 AND state = ANY($4::smallint[]) {conditions} "
-            "ORDER BY created_revision DESC LIMIT $5",
+            f"SELECT DISTINCT ON (memory_id) {rows.REVISION_COLUMNS} FROM memory.revisions WHERE space_uid = $1 "
+            "AND memory_id = ANY($2::uuid[]) AND committed_at <= $3 ORDER BY memory_id, revision DESC",
             UUID(space.uid),
-            position.before,
-            position.as_of,
-            list(states),
-            limit,
-            *values,
-        )
-        return [rows.to_memory(row) for row in found]
-
-    async def list_revisions(self, space: Space, memory_id: MemoryId | None, after: int, limit: int) -> list[Revision]:
-        """Revisions of the space or of one memory after revision `after`, oldest first."""
-        condition, values = ("", []) if memory_id is None else ("AND memory_id = $4", [UUID(memory_id)])
-        found = await self._database.fetch(
-            f"SELECT {rows.REVISION_COLUMNS} FROM memory.revisions WHERE space_uid = $1 AND revision > $2 {condition} "
-            "ORDER BY revision LIMIT $3",
-            UUID(space.uid),
-            after,
-            limit,
-            *values,
-        )
-        return [rows.to_revision(row) for row in found]
-
-    # The relay's marks
-
-    async def unpublished(self, limit: int) -> list[Space]:
-        """Spaces with revisions that are not marked as published."""
-        found = await self._database.fetch(
-            f"SELECT {rows.SPACE_COLUMNS} FROM memory.spaces WHERE published_revision < revision "
-            "ORDER BY random() LIMIT $1",
-            limit,
-        )
-        return [rows.to_space(row) for row in found]
-
-    async def mark_published(self, space_uid: SpaceUid, revision: int) -> None:
-        """Remember that every revision up to `revision` is in the event log."""
-        await self._database.execute(
-            "UPDATE memory.spaces SET published_revision = $2 WHERE uid = $1 AND published_revision < $2",
-            UUID(space_uid),
-            revision,
-        )
-
-
-async def _lock(connection: Connection[Record], space: Space) -> Space:
-    row = await connection.fetchrow(
-        f"SELECT {rows.SPACE_COLUMNS} FROM memory.spaces WHERE uid = $1 FOR NO KEY UPDATE", UUID(space.uid)
-    )
-    if row is None:
-        raise SpaceNotFoundError(space=space.name)
-    return rows.to_space(row)
-
-
-async def _earlier(connection: Connection[Record], tenant: Tenant, request: Request) -> Record | None:
-    row = await connection.fetchrow(
-        "SELECT digest, space_uid, first_revision, last_revision, taken::text FROM memory.requests "
-        "WHERE tenant = $1 AND request_id = $2",
-        tenant,
-        UUID(request.id),
-    )
-    if row is not None and row["digest"] != request.digest:
-        raise RequestIdReusedError
-    return row
-
-
-async def _remember(
-    connection: Connection[Record],
-    space: Space,
-    request: Request,
-    first: int,
-    last: int,
-    at: datetime,
-    taken: Sequence[int] = (),
-) -> None:
-    try:
-        await connection.execute(
-            "INSERT INTO memory.requests (tenant, request_id, digest, space_uid, first_revision, last_revision, taken, "
-            "created_at) VALUES ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8)",
-            space.tenant,
-            UUID(request.id),
-            request.digest,
-            UUID(space.uid),
-            first,
-            last,
-            rows.to_json(list(taken)),
+            [UUID(each) for each in ids],
             at,
         )
-    except UniqueViolationError:  # the same id at the same moment in another space
-        raise RequestIdReusedError from None
+        memories = [memory for row in found if (memory := rows.to_revision(row, cipher).memory) is not None]
+        return {memory.id: replace(memory, state=memory.state_at(at)) for memory in memories}
 
-
-async def _replay(connection: Connection[Record], earlier: Record, drafts: int) -> tuple[list[Memory | None], int]:
-    found = await connection.fetch(
-        f"SELECT {rows.REVISION_COLUMNS} FROM memory.revisions WHERE space_uid = $1 AND revision BETWEEN $2 AND $3 "
-        "ORDER BY revision",
-        earlier["space_uid"],
-        earlier["first_revision"],
-        earlier["last_revision"],
-    )
-    taken = set(json.loads(earlier["taken"]))
-    revisions = iter([rows.to_revision(row) for row in found])
-    memories: list[Memory | None] = []
-    for number in range(drafts):
-        if number in taken:
-            memories.append(None)
-            continue
-        revision = next(revisions)
-        if revision.memory is None:
-            raise MemoryNotFoundError(memory=revision.memory_id)
-        memories.append(revision.memory)
-    return memories, earlier["last_revision"]
-
-
-async def _replay_change(connection: Connection[Record], space: Space, memory_id: MemoryId, earlier: Record) -> Written:
-    if earlier["first_revision"] <= earlier["last_revision"]:
-        memories, revision = await _replay(connection, earlier, 1)
-        return Written(tuple(memory for memory in memories if memory is not None), revision)
-    return Written((await _read(connection, space, memory_id, ""),), earlier["last_revision"])
-
-
-async def _taken(connection: Connection[Record], space: Space, drafts: Sequence[Draft]) -> list[int]:
-    """Numbers of the drafts whose chosen ids exist in the space or stand in an earlier draft."""
-    chosen = [UUID(draft.id) for draft in drafts if draft.id is not None]
-    if not chosen:
-        return []
-    found = await connection.fetch(
-        "SELECT id FROM memory.memories WHERE space_uid = $1 AND id = ANY($2::uuid[])", UUID(space.uid), chosen
-    )
-    seen = {str(row["id"]) for row in found}
-    taken = []
-    for number, draft in enumerate(drafts):
-        if draft.id in seen:
-            taken.append(number)
-        elif draft.id is not None:
-            seen.add(draft.id)
-    return taken
-
-
-async def _numbered(
-    connection: Connection[Record], space: Space, drafts: Sequence[Draft], revision: int, author: Author
-) -> list[Memory]:
-    """The drafts as memories: with ids, ordinals in the order of arrival, and the revisions after `revision`."""
-    ordinals = await _next_ordinals(connection, space, drafts)
-    memories = []
-    for number, draft in enumerate(drafts, revision + 1):
-        ordinal = draft.ordinal if draft.session else None
-        if draft.session:
-            ordinal = ordinals[draft.session] if ordinal is None else ordinal
-            ordinals[draft.session] = max(ordinals.get(draft.session, 0), ordinal + 1)
-        memories.append(
-            Memory(
-                id=draft.id or MemoryId(new_uuid(author.at)),
-                kind=draft.kind,
-                content=draft.content,
-                metadata=draft.metadata,
-                tags=draft.tags,
-                actor=draft.actor,
-                session=draft.session,
-                ordinal=ordinal,
-                occurred_at=draft.occurred_at or author.at,
-                importance=draft.importance,
-                confidence=draft.confidence,
-                state=State.ACTIVE,
-                revision=number,
-                created_revision=number,
-                created_at=author.at,
-                updated_at=author.at,
-            )
+    @with_fresh_keys
+    async def list_memories(
+        self, space: Space, where: Filter, states: Sequence[State], position: ListPosition, limit: int, now: datetime
+    ) -> list[Memory]:
+        """Memories by falling creation revision."""
+        cipher = await self._vault.cipher(space)
+        conditions = Conditions(UUID(space.uid), position.before, position.as_of, limit)
+        conditions.filter(rows.blinded(where, cipher))
+        conditions.states(states, now)
+        found = await self._database.fetch(
+            f"SELECT {rows.MEMORY_COLUMNS} FROM memory.memories WHERE space_uid = $1 AND created_revision < $2 "
+            f"AND created_revision <= $3 AND {conditions.sql} "
+            "ORDER BY created_revision DESC LIMIT $4",
+            *conditions.values,
         )
-    return memories
+        return [rows.to_memory(row, now, cipher) for row in found]
+
+    async def search_words(
+        self, space: Space, query: str, where: Filter, states: Sequence[State], limit: int, now: datetime
+    ) -> list[tuple[Memory, float]]:
+        """The memories that share words with `query`, and how well they match, 0 to 1, best first."""
+        if space.encrypted:
+            raise PeerUnavailableError(target="index")
+        conditions = Conditions(UUID(space.uid), query, limit)
+        conditions.filter(where)
+        conditions.states(states, now)
+        found = await self._database.fetch(
+            "WITH asked AS (SELECT replace(plainto_tsquery('english', $2)::text, '&', '|')::tsquery AS words), "
+            "best AS (SELECT id AS found_id, ts_rank_cd(memories.words, asked.words, 1 | 32) AS rank "
+            "FROM memory.memories, asked "
+            "WHERE space_uid = $1 AND memories.words @@ asked.words "
+            f"AND {conditions.sql} ORDER BY rank DESC, created_revision DESC LIMIT $3) "
+            f"SELECT {rows.MEMORY_COLUMNS}, rank FROM best JOIN memory.memories ON space_uid = $1 AND id = found_id "
+            "ORDER BY rank DESC, created_revision DESC",
+            *conditions.values,
+        )
+        return [(rows.to_memory(row, now, None), float(row["rank"])) for row in found]
+
+    @with_fresh_keys
+    async def list_revisions(
+        self, space: Space, memory_id: MemoryId | None, after: int, limit: int, until: datetime | None = None
+    ) -> list[Revision]:
+        """Revisions of the space or of one memory after revision `after`, oldest first, committed by `until`."""
+        cipher = await self._vault.cipher(space)
+        conditions = Conditions(UUID(space.uid), after, limit)
+        if memory_id is not None:
+            conditions.add("memory_id = {}", UUID(memory_id))
+        if until is not None:
+            conditions.add("committed_at <= {}", until)
+        found = await self._database.fetch(
+            f"SELECT {rows.REVISION_COLUMNS} FROM memory.revisions WHERE space_uid = $1 AND revision > $2 "
+            f"AND {conditions.sql} ORDER BY revision LIMIT $3",
+            *conditions.values,
+        )
+        return [rows.to_revision(row, cipher) for row in found]
+
+    async def _replayed_change(
+        self,
+        connection: Connection[Record],
+        space: Space,
+        memory_id: MemoryId,
+        record: Record,
+        author: Author,
+        cipher: SpaceCipher | None,
+    ) -> Written:
+        if record["first_revision"] > record["last_revision"]:
+            memory = await transactions.read(connection, space, memory_id, "", author.at, cipher)
+            return Written((memory,), record["last_revision"])
+        (revision,) = await transactions.revisions_of(connection, record, cipher)
+        if revision.memory is None:
+            raise MemoryNotFoundError(memory=f"{space.name}/memories/{memory_id}")
+        return Written((revision.memory,), record["last_revision"])
 
 
-async def _next_ordinals(connection: Connection[Record], space: Space, drafts: Sequence[Draft]) -> dict[str, int]:
-    open_sessions = sorted({draft.session for draft in drafts if draft.session and draft.ordinal is None})
-    if not open_sessions:
-        return {}
-    found = await connection.fetch(
-        "SELECT s.session, (SELECT max(m.ordinal) FROM memory.memories m WHERE m.space_uid = $1 "
-        "AND m.session = s.session AND m.session <> '') AS newest FROM unnest($2::text[]) AS s(session)",
-        UUID(space.uid),
-        open_sessions,
-    )
-    return {row["session"]: 0 if row["newest"] is None else row["newest"] + 1 for row in found}
+def _stamped(memory: Memory, revision: int, author: Author) -> Memory:
+    changed = replace(memory, revision=revision, updated_at=author.at)
+    return replace(changed, state=changed.state_at(author.at))
 
 
-async def _insert(connection: Connection[Record], space: Space, memories: Sequence[Memory], author: Author) -> None:
-    if not memories:
-        return
-    await connection.execute(
-        _INSERT_MEMORIES,
-        UUID(space.uid),
-        State.ACTIVE,
-        author.at,
-        [UUID(memory.id) for memory in memories],
-        [memory.kind for memory in memories],
-        [memory.content for memory in memories],
-        [rows.to_json(memory.metadata) for memory in memories],
-        [rows.to_json(memory.tags) for memory in memories],
-        [memory.actor for memory in memories],
-        [memory.session for memory in memories],
-        [memory.ordinal for memory in memories],
-        [memory.occurred_at for memory in memories],
-        [memory.importance for memory in memories],
-        [memory.confidence for memory in memories],
-        [memory.revision for memory in memories],
-    )
-    await _append(connection, space, memories, Change.CREATED, author)
-
-
-async def _append(
-    connection: Connection[Record], space: Space, memories: Sequence[Memory], change: Change, author: Author
+async def _replace(
+    connection: Connection[Record],
+    space: Space,
+    before: Memory,
+    after: Memory,
+    change: Change,
+    author: Author,
+    cipher: SpaceCipher | None,
 ) -> None:
+    """Put a changed memory in the place of the old one, with its revision and the counts of the locked space."""
+    after = drafting.warmed(before, after)
+    stored = await connection.fetchval(
+        "SELECT state FROM memory.memories WHERE space_uid = $1 AND id = $2", UUID(space.uid), UUID(after.id)
+    )
+    await transactions.update(connection, space, before, after, cipher)
+    await transactions.append(connection, space, [after], change, author, cipher)
+    step = int(rows.stored_state(after, after.updated_at) == rows.IN_RECALL) - int(stored == rows.IN_RECALL)
+    growth = rows.size_of(after) - rows.size_of(before)
+    await transactions.count(connection, space, after.revision, active=step, archived=-step, size=growth)
+
+
+async def _reinforce(
+    connection: Connection[Record],
+    space: Space,
+    memory: Memory,
+    revision: int,
+    author: Author,
+    cipher: SpaceCipher | None,
+) -> Memory:
+    used = replace(memory, accesses=memory.accesses + 1, accessed_at=author.at)
+    after = _stamped(used, revision, author)
+    await _replace(connection, space, memory, after, Change.REINFORCED, author, cipher)
+    return after
+
+
+async def _erase(connection: Connection[Record], space: Space, memory: Memory, revision: int, author: Author) -> None:
+    keys = (UUID(space.uid), UUID(memory.id))
+    media = memory.media.size if memory.media else 0
+    stored = await connection.fetchval(
+        "DELETE FROM memory.memories WHERE space_uid = $1 AND id = $2 RETURNING state", *keys
+    )
     await connection.execute(
-        _INSERT_REVISIONS,
-        UUID(space.uid),
-        change,
+        "UPDATE memory.revisions SET snapshot = NULL, sealed = NULL WHERE space_uid = $1 AND memory_id = $2", *keys
+    )
+    await connection.execute(
+        "INSERT INTO memory.revisions (space_uid, revision, memory_id, change, committed_at, principal, reason) "
+        "VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        keys[0],
+        revision,
+        keys[1],
+        Change.ERASED,
         author.at,
         author.principal,
         author.reason,
-        [memory.revision for memory in memories],
-        [UUID(memory.id) for memory in memories],
-        [rows.to_snapshot(memory) for memory in memories],
     )
-
-
-async def _count(connection: Connection[Record], space: Space, revision: int, active: int, archived: int) -> None:
-    await connection.execute(
-        "UPDATE memory.spaces SET revision = $2, active = active + $3, archived = archived + $4 WHERE uid = $1",
-        UUID(space.uid),
+    active = stored == rows.IN_RECALL
+    await transactions.count(
+        connection,
+        space,
         revision,
-        active,
-        archived,
+        active=-int(active),
+        archived=-int(not active),
+        size=-rows.size_of(memory),
+        media=-media,
     )
 
 
-async def _read(connection: Connection[Record], space: Space, memory_id: MemoryId, etag: str) -> Memory:
-    row = await connection.fetchrow(
-        f"SELECT {rows.MEMORY_COLUMNS} FROM memory.memories WHERE space_uid = $1 AND id = $2",
-        UUID(space.uid),
-        UUID(memory_id),
-    )
-    name = f"{space.name}/memories/{memory_id}"
-    if row is None:
-        raise MemoryNotFoundError(memory=name)
-    memory = rows.to_memory(row)
-    if etag and etag != memory.etag:
-        raise EtagMismatchError(memory=name)
-    return memory
+async def _take_media(connection: Connection[Record], space: Space, memories: Sequence[Memory]) -> None:
+    """Give uploaded media to the memories that name them. Raises MediaNotFoundError if one is not there to be taken."""
+    for memory in memories:
+        if memory.media is None:
+            continue
+        status = await connection.execute(
+            "UPDATE memory.media SET memory_id = $3 "
+            "WHERE space_uid = $1 AND id = $2 AND complete AND memory_id IS NULL",
+            UUID(space.uid),
+            UUID(memory.media.id),
+            UUID(memory.id),
+        )
+        if status != "UPDATE 1":
+            raise MediaNotFoundError(media=f"{space.name}/media/{memory.media.id}")
 
 
-def _conditions(where: Filter) -> tuple[str, list[Any]]:
-    """SQL conditions from parameter $6 on, and their values."""
-    conditions: list[str] = []
-    values: list[Any] = []
-
-    def add(condition: str, value: Any) -> None:
-        values.append(value)
-        conditions.append(condition.format(f"${len(values) + 5}"))
-
-    if where.kinds:
-        add("kind = ANY({}::smallint[])", [int(kind) for kind in where.kinds])
-    if where.tags:
-        add("tags @> {}::text::jsonb", rows.to_json(where.tags))
-    if where.actors:
-        add("actor = ANY({}::text[])", list(where.actors))
-    if where.sessions:
-        add("session = ANY({}::text[])", list(where.sessions))
-    if where.occurred_from:
-        add("occurred_at >= {}", where.occurred_from)
-    if where.occurred_to:
-        add("occurred_at < {}", where.occurred_to)
-    for key, value in where.metadata.items():
-        values.append(key)
-        add(f"metadata -> ${len(values) + 5}::text = {{}}::text::jsonb", rows.to_json(value))
-    return "".join(f" AND {condition}" for condition in conditions), values
+def _recorded(outcome: Kept | MnemoError) -> list[Any]:
+    """What a request record keeps of an item that was not written."""
+    if isinstance(outcome, Kept):
+        return ["there", outcome.memory.id, ""]
+    if isinstance(outcome, DuplicateMemoryError):
+        return ["duplicate", outcome.metadata["memory"], ""]
+    if isinstance(outcome, MediaNotFoundError):
+        return ["media", outcome.metadata["media"], ""]
+    return ["quota", outcome.metadata["quota"], outcome.metadata["limit"]]

@@ -144,7 +144,7 @@ class FieldRules(_message.Message):
     item_max_len: _builtins.int
     """For lists of strings: greatest number of characters of each item (items are never empty)."""
     per_item: _builtins.bool
-    """The rules inside the items are reported per item by the handler, not for the request as a whole."""
+    """The rules inside the items, or inside the message, are checked by the handler, not for the request as a whole."""
     max_depth: _builtins.int
     """For structs: greatest nesting depth."""
     max_keys: _builtins.int

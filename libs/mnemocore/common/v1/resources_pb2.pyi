@@ -105,6 +105,44 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The data directory cannot be used. Never on the wire; raised where a store is opened. Metadata: `path`."""
     ERROR_REASON_INVALID_SETTING: _ErrorReason.ValueType  # 28
     """A setting has a value that is not allowed. Never on the wire. Metadata: `setting`."""
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 29
+    """The space may not hold more; details in `google.rpc.QuotaFailure`. Metadata: `space`, `quota`, `limit`."""
+    ERROR_REASON_DUPLICATE_MEMORY: _ErrorReason.ValueType  # 30
+    """An equal memory is there. Metadata: `memory`."""
+    ERROR_REASON_ALREADY_SUPERSEDED: _ErrorReason.ValueType  # 31
+    """Another memory has taken the place of this one. Metadata: `memory`, `superseded_by`."""
+    ERROR_REASON_MEMORY_PROTECTED: _ErrorReason.ValueType  # 32
+    """The memory is protected. Metadata: `memory`."""
+    ERROR_REASON_UNSUPPORTED_MEDIA: _ErrorReason.ValueType  # 33
+    """The bytes are of no kind that is taken, or not of the kind they are said to be. Metadata: `declared`, `detected`."""
+    ERROR_REASON_MEDIA_NOT_FOUND: _ErrorReason.ValueType  # 34
+    """The medium does not exist in the space. Metadata: `media`."""
+    ERROR_REASON_GRANT_NOT_FOUND: _ErrorReason.ValueType  # 35
+    """The grant does not exist for the caller. Metadata: `grant`."""
+    ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 36
+    """The session was not started in the space. Metadata: `session`."""
+    ERROR_REASON_SESSION_EXISTS: _ErrorReason.ValueType  # 37
+    """The session was started before. Metadata: `session`."""
+    ERROR_REASON_SESSION_ENDED: _ErrorReason.ValueType  # 38
+    """The session has ended. Metadata: `session`."""
+    ERROR_REASON_CHECKPOINT_NOT_FOUND: _ErrorReason.ValueType  # 39
+    """The checkpoint does not exist in the session. Metadata: `checkpoint`."""
+    ERROR_REASON_WORKING_ITEM_NOT_FOUND: _ErrorReason.ValueType  # 40
+    """The item is not in working memory. Metadata: `item`."""
+    ERROR_REASON_WORKING_MEMORY_FULL: _ErrorReason.ValueType  # 41
+    """Every item of the working memory is protected. Metadata: `agent`, `session`."""
+    ERROR_REASON_SPACE_NOT_EMPTY: _ErrorReason.ValueType  # 42
+    """The space holds memories. Metadata: `space`."""
+    ERROR_REASON_SPACE_NOT_ENCRYPTED: _ErrorReason.ValueType  # 43
+    """The space is not encrypted. Metadata: `space`."""
+    ERROR_REASON_KEY_UNAVAILABLE: _ErrorReason.ValueType  # 44
+    """A key that is needed is not configured. Metadata: `key`."""
+    ERROR_REASON_SPACE_ETAG_MISMATCH: _ErrorReason.ValueType  # 45
+    """The etag does not match the stored space. Metadata: `space`."""
+    ERROR_REASON_ROLE_REQUIRED: _ErrorReason.ValueType  # 46
+    """The space is shared with the caller in a role that does not allow the call. Metadata: `space`, `role`."""
+    ERROR_REASON_BACKUP_DAMAGED: _ErrorReason.ValueType  # 47
+    """A backup is not whole or cannot be read with the key. Never on the wire. Metadata: `path`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons of errors, in `google.rpc.ErrorInfo.reason` without the prefix `ERROR_REASON_`.
@@ -169,6 +207,44 @@ ERROR_REASON_DATA_DIRECTORY: ErrorReason.ValueType  # 27
 """The data directory cannot be used. Never on the wire; raised where a store is opened. Metadata: `path`."""
 ERROR_REASON_INVALID_SETTING: ErrorReason.ValueType  # 28
 """A setting has a value that is not allowed. Never on the wire. Metadata: `setting`."""
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 29
+"""The space may not hold more; details in `google.rpc.QuotaFailure`. Metadata: `space`, `quota`, `limit`."""
+ERROR_REASON_DUPLICATE_MEMORY: ErrorReason.ValueType  # 30
+"""An equal memory is there. Metadata: `memory`."""
+ERROR_REASON_ALREADY_SUPERSEDED: ErrorReason.ValueType  # 31
+"""Another memory has taken the place of this one. Metadata: `memory`, `superseded_by`."""
+ERROR_REASON_MEMORY_PROTECTED: ErrorReason.ValueType  # 32
+"""The memory is protected. Metadata: `memory`."""
+ERROR_REASON_UNSUPPORTED_MEDIA: ErrorReason.ValueType  # 33
+"""The bytes are of no kind that is taken, or not of the kind they are said to be. Metadata: `declared`, `detected`."""
+ERROR_REASON_MEDIA_NOT_FOUND: ErrorReason.ValueType  # 34
+"""The medium does not exist in the space. Metadata: `media`."""
+ERROR_REASON_GRANT_NOT_FOUND: ErrorReason.ValueType  # 35
+"""The grant does not exist for the caller. Metadata: `grant`."""
+ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 36
+"""The session was not started in the space. Metadata: `session`."""
+ERROR_REASON_SESSION_EXISTS: ErrorReason.ValueType  # 37
+"""The session was started before. Metadata: `session`."""
+ERROR_REASON_SESSION_ENDED: ErrorReason.ValueType  # 38
+"""The session has ended. Metadata: `session`."""
+ERROR_REASON_CHECKPOINT_NOT_FOUND: ErrorReason.ValueType  # 39
+"""The checkpoint does not exist in the session. Metadata: `checkpoint`."""
+ERROR_REASON_WORKING_ITEM_NOT_FOUND: ErrorReason.ValueType  # 40
+"""The item is not in working memory. Metadata: `item`."""
+ERROR_REASON_WORKING_MEMORY_FULL: ErrorReason.ValueType  # 41
+"""Every item of the working memory is protected. Metadata: `agent`, `session`."""
+ERROR_REASON_SPACE_NOT_EMPTY: ErrorReason.ValueType  # 42
+"""The space holds memories. Metadata: `space`."""
+ERROR_REASON_SPACE_NOT_ENCRYPTED: ErrorReason.ValueType  # 43
+"""The space is not encrypted. Metadata: `space`."""
+ERROR_REASON_KEY_UNAVAILABLE: ErrorReason.ValueType  # 44
+"""A key that is needed is not configured. Metadata: `key`."""
+ERROR_REASON_SPACE_ETAG_MISMATCH: ErrorReason.ValueType  # 45
+"""The etag does not match the stored space. Metadata: `space`."""
+ERROR_REASON_ROLE_REQUIRED: ErrorReason.ValueType  # 46
+"""The space is shared with the caller in a role that does not allow the call. Metadata: `space`, `role`."""
+ERROR_REASON_BACKUP_DAMAGED: ErrorReason.ValueType  # 47
+"""A backup is not whole or cannot be read with the key. Never on the wire. Metadata: `path`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

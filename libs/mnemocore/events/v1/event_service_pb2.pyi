@@ -290,3 +290,55 @@ class ReadEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadEventsResponse: _TypeAlias = ReadEventsResponse  # noqa: Y015
+
+@_typing.final
+class EraseSpaceEventsRequest(_message.Message):
+    """Request of EraseSpaceEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    SPACE_UID_FIELD_NUMBER: _builtins.int
+    KEEP_ID_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant the space belonged to."""
+    space_uid: _builtins.str
+    """Internal id of the space."""
+    keep_id: _builtins.str
+    """Id of the event that is kept."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        space_uid: _builtins.str = ...,
+        keep_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_id", b"keep_id", "space_uid", b"space_uid", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseSpaceEventsRequest: _TypeAlias = EraseSpaceEventsRequest  # noqa: Y015
+
+@_typing.final
+class EraseSpaceEventsResponse(_message.Message):
+    """Response of EraseSpaceEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVED_FIELD_NUMBER: _builtins.int
+    removed: _builtins.int
+    """Number of events removed."""
+    def __init__(
+        self,
+        *,
+        removed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed", b"removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseSpaceEventsResponse: _TypeAlias = EraseSpaceEventsResponse  # noqa: Y015

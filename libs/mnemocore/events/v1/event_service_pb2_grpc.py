@@ -48,6 +48,11 @@ class EventServiceStub:
                 request_serializer=mnemocore_dot_events_dot_v1_dot_event__service__pb2.RedactEventsRequest.SerializeToString,
                 response_deserializer=mnemocore_dot_events_dot_v1_dot_event__service__pb2.RedactEventsResponse.FromString,
                 _registered_method=True)
+        self.EraseSpaceEvents = channel.unary_unary(
+                '/mnemocore.events.v1.EventService/EraseSpaceEvents',
+                request_serializer=mnemocore_dot_events_dot_v1_dot_event__service__pb2.EraseSpaceEventsRequest.SerializeToString,
+                response_deserializer=mnemocore_dot_events_dot_v1_dot_event__service__pb2.EraseSpaceEventsResponse.FromString,
+                _registered_method=True)
         self.SubscribeEvents = channel.stream_stream(
                 '/mnemocore.events.v1.EventService/SubscribeEvents',
                 request_serializer=mnemocore_dot_events_dot_v1_dot_event__service__pb2.SubscribeEventsRequest.SerializeToString,
@@ -83,6 +88,14 @@ class EventServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EraseSpaceEvents(self, request, context):
+        """Removes every event of a space but the one that says it was erased; their positions stay empty. Removing them again does
+        nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SubscribeEvents(self, request_iterator, context):
         """Streams the log from a position on, for the services of the installation: events of every tenant. The first message must be
         `start`. The server sends at most as many events as the client has given credits for, so a slow reader is never run over
@@ -113,6 +126,11 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.RedactEvents,
                     request_deserializer=mnemocore_dot_events_dot_v1_dot_event__service__pb2.RedactEventsRequest.FromString,
                     response_serializer=mnemocore_dot_events_dot_v1_dot_event__service__pb2.RedactEventsResponse.SerializeToString,
+            ),
+            'EraseSpaceEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseSpaceEvents,
+                    request_deserializer=mnemocore_dot_events_dot_v1_dot_event__service__pb2.EraseSpaceEventsRequest.FromString,
+                    response_serializer=mnemocore_dot_events_dot_v1_dot_event__service__pb2.EraseSpaceEventsResponse.SerializeToString,
             ),
             'SubscribeEvents': grpc.stream_stream_rpc_method_handler(
                     servicer.SubscribeEvents,
@@ -183,6 +201,33 @@ class EventService:
             '/mnemocore.events.v1.EventService/RedactEvents',
             mnemocore_dot_events_dot_v1_dot_event__service__pb2.RedactEventsRequest.SerializeToString,
             mnemocore_dot_events_dot_v1_dot_event__service__pb2.RedactEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseSpaceEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mnemocore.events.v1.EventService/EraseSpaceEvents',
+            mnemocore_dot_events_dot_v1_dot_event__service__pb2.EraseSpaceEventsRequest.SerializeToString,
+            mnemocore_dot_events_dot_v1_dot_event__service__pb2.EraseSpaceEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

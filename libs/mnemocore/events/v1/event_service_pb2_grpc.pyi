@@ -45,6 +45,10 @@ class EventServiceStub:
     """Takes the payload out of events, so that what was erased at its source is no longer in the log. Their places, types and
     subjects stay. Events that are not in the log are passed over.
     """
+    EraseSpaceEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.EraseSpaceEventsRequest, _event_service_pb2.EraseSpaceEventsResponse]
+    """Removes every event of a space but the one that says it was erased; their positions stay empty. Removing them again does
+    nothing.
+    """
     SubscribeEvents: _grpc.StreamStreamMultiCallable[_event_service_pb2.SubscribeEventsRequest, _event_service_pb2.SubscribeEventsResponse]
     """Streams the log from a position on, for the services of the installation: events of every tenant. The first message must be
     `start`. The server sends at most as many events as the client has given credits for, so a slow reader is never run over
@@ -71,6 +75,10 @@ class EventServiceAsyncStub(EventServiceStub):
     RedactEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.RedactEventsRequest, _event_service_pb2.RedactEventsResponse]  # type: ignore[assignment]
     """Takes the payload out of events, so that what was erased at its source is no longer in the log. Their places, types and
     subjects stay. Events that are not in the log are passed over.
+    """
+    EraseSpaceEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.EraseSpaceEventsRequest, _event_service_pb2.EraseSpaceEventsResponse]  # type: ignore[assignment]
+    """Removes every event of a space but the one that says it was erased; their positions stay empty. Removing them again does
+    nothing.
     """
     SubscribeEvents: _aio.StreamStreamMultiCallable[_event_service_pb2.SubscribeEventsRequest, _event_service_pb2.SubscribeEventsResponse]  # type: ignore[assignment]
     """Streams the log from a position on, for the services of the installation: events of every tenant. The first message must be
@@ -107,6 +115,16 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_event_service_pb2.RedactEventsResponse, _abc.Awaitable[_event_service_pb2.RedactEventsResponse]]:
         """Takes the payload out of events, so that what was erased at its source is no longer in the log. Their places, types and
         subjects stay. Events that are not in the log are passed over.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseSpaceEvents(
+        self,
+        request: _event_service_pb2.EraseSpaceEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_service_pb2.EraseSpaceEventsResponse, _abc.Awaitable[_event_service_pb2.EraseSpaceEventsResponse]]:
+        """Removes every event of a space but the one that says it was erased; their positions stay empty. Removing them again does
+        nothing.
         """
 
     @_abc_1.abstractmethod

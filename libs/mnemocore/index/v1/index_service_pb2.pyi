@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from mnemocore.memory.v1 import resources_pb2 as _resources_pb2
 import builtins as _builtins
@@ -32,6 +33,9 @@ class SearchRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
     WANTED_REVISION_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     space_uid: _builtins.str
     """Internal id of the space."""
     query: _builtins.str
@@ -48,6 +52,18 @@ class SearchRequest(_message.Message):
     def filter(self) -> _resources_pb2.MemoryFilter:
         """Which memories are looked at."""
 
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_resources_pb2.MemoryState.ValueType]:
+        """Any of these states; ACTIVE if empty."""
+
+    @_builtins.property
+    def now(self) -> _timestamp_pb2.Timestamp:
+        """The time at which memories must not have expired, unless EXPIRED ones are asked for; the index's own time if not set."""
+
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpaceKey]:
+        """Keys of an encrypted space. They stay in the memory of the index."""
+
     def __init__(
         self,
         *,
@@ -57,14 +73,43 @@ class SearchRequest(_message.Message):
         filter: _resources_pb2.MemoryFilter | None = ...,
         min_revision: _builtins.int = ...,
         wanted_revision: _builtins.int = ...,
+        states: _abc.Iterable[_resources_pb2.MemoryState.ValueType] | None = ...,
+        now: _timestamp_pb2.Timestamp | None = ...,
+        keys: _abc.Iterable[Global___SpaceKey] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "now", b"now"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "limit", b"limit", "min_revision", b"min_revision", "query", b"query", "space_uid", b"space_uid", "wanted_revision", b"wanted_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "keys", b"keys", "limit", b"limit", "min_revision", b"min_revision", "now", b"now", "query", b"query", "space_uid", b"space_uid", "states", b"states", "wanted_revision", b"wanted_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
+
+@_typing.final
+class SpaceKey(_message.Message):
+    """A data key of an encrypted space."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id of the key, a UUID."""
+    key: _builtins.bytes
+    """The key: 32 bytes."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpaceKey: _TypeAlias = SpaceKey  # noqa: Y015
 
 @_typing.final
 class SearchResponse(_message.Message):
@@ -125,6 +170,116 @@ class SearchHit(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchHit: _TypeAlias = SearchHit  # noqa: Y015
+
+@_typing.final
+class FindSimilarRequest(_message.Message):
+    """Request of FindSimilar."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPACE_UID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    MIN_SIMILARITY_FIELD_NUMBER: _builtins.int
+    MIN_REVISION_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    space_uid: _builtins.str
+    """Internal id of the space."""
+    text: _builtins.str
+    """The text to compare."""
+    limit: _builtins.int
+    """Greatest number of memories."""
+    min_similarity: _builtins.float
+    """Least cosine similarity."""
+    min_revision: _builtins.int
+    """The state must contain this revision of the space."""
+    @_builtins.property
+    def filter(self) -> _resources_pb2.MemoryFilter:
+        """Which active memories are looked at."""
+
+    @_builtins.property
+    def now(self) -> _timestamp_pb2.Timestamp:
+        """The time at which memories must not have expired; the index's own time if not set."""
+
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpaceKey]:
+        """Keys of an encrypted space."""
+
+    def __init__(
+        self,
+        *,
+        space_uid: _builtins.str = ...,
+        text: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        filter: _resources_pb2.MemoryFilter | None = ...,
+        min_similarity: _builtins.float = ...,
+        min_revision: _builtins.int = ...,
+        now: _timestamp_pb2.Timestamp | None = ...,
+        keys: _abc.Iterable[Global___SpaceKey] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "now", b"now"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "keys", b"keys", "limit", b"limit", "min_revision", b"min_revision", "min_similarity", b"min_similarity", "now", b"now", "space_uid", b"space_uid", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindSimilarRequest: _TypeAlias = FindSimilarRequest  # noqa: Y015
+
+@_typing.final
+class FindSimilarResponse(_message.Message):
+    """Response of FindSimilar."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORIES_FIELD_NUMBER: _builtins.int
+    APPLIED_REVISION_FIELD_NUMBER: _builtins.int
+    applied_revision: _builtins.int
+    """Revision of the space the answer is based on."""
+    @_builtins.property
+    def memories(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimilarMemory]:
+        """The memories, most similar first."""
+
+    def __init__(
+        self,
+        *,
+        memories: _abc.Iterable[Global___SimilarMemory] | None = ...,
+        applied_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_revision", b"applied_revision", "memories", b"memories"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindSimilarResponse: _TypeAlias = FindSimilarResponse  # noqa: Y015
+
+@_typing.final
+class SimilarMemory(_message.Message):
+    """A memory that says something like a text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_ID_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    memory_id: _builtins.str
+    """Id of the memory."""
+    similarity: _builtins.float
+    """Cosine similarity of their texts."""
+    def __init__(
+        self,
+        *,
+        memory_id: _builtins.str = ...,
+        similarity: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_id", b"memory_id", "similarity", b"similarity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimilarMemory: _TypeAlias = SimilarMemory  # noqa: Y015
 
 @_typing.final
 class FindNearDuplicatesRequest(_message.Message):

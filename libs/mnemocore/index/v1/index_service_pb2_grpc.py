@@ -43,6 +43,11 @@ class IndexServiceStub:
                 request_serializer=mnemocore_dot_index_dot_v1_dot_index__service__pb2.SearchRequest.SerializeToString,
                 response_deserializer=mnemocore_dot_index_dot_v1_dot_index__service__pb2.SearchResponse.FromString,
                 _registered_method=True)
+        self.FindSimilar = channel.unary_unary(
+                '/mnemocore.index.v1.IndexService/FindSimilar',
+                request_serializer=mnemocore_dot_index_dot_v1_dot_index__service__pb2.FindSimilarRequest.SerializeToString,
+                response_deserializer=mnemocore_dot_index_dot_v1_dot_index__service__pb2.FindSimilarResponse.FromString,
+                _registered_method=True)
         self.FindNearDuplicates = channel.unary_unary(
                 '/mnemocore.index.v1.IndexService/FindNearDuplicates',
                 request_serializer=mnemocore_dot_index_dot_v1_dot_index__service__pb2.FindNearDuplicatesRequest.SerializeToString,
@@ -71,7 +76,18 @@ class IndexServiceServicer:
         """Ranks the active memories of one space against a question. Waits within the deadline until the index has applied
         `min_revision`.
 
-        UNAVAILABLE / INDEX_LAGGING with RetryInfo if the index does not get there in time.
+        UNAVAILABLE / INDEX_LAGGING with RetryInfo if the index does not get there in time; FAILED_PRECONDITION / KEY_UNAVAILABLE if
+        the space is encrypted and its keys did not come with the request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindSimilar(self, request, context):
+        """Finds the active memories of one space that say something like a text, most similar first: every one that is at least so
+        similar, whatever its words.
+
+        UNAVAILABLE / INDEX_LAGGING with RetryInfo if the index does not get there in time; FAILED_PRECONDITION / KEY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,6 +123,11 @@ def add_IndexServiceServicer_to_server(servicer, server):
                     servicer.Search,
                     request_deserializer=mnemocore_dot_index_dot_v1_dot_index__service__pb2.SearchRequest.FromString,
                     response_serializer=mnemocore_dot_index_dot_v1_dot_index__service__pb2.SearchResponse.SerializeToString,
+            ),
+            'FindSimilar': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindSimilar,
+                    request_deserializer=mnemocore_dot_index_dot_v1_dot_index__service__pb2.FindSimilarRequest.FromString,
+                    response_serializer=mnemocore_dot_index_dot_v1_dot_index__service__pb2.FindSimilarResponse.SerializeToString,
             ),
             'FindNearDuplicates': grpc.unary_unary_rpc_method_handler(
                     servicer.FindNearDuplicates,
@@ -155,6 +176,33 @@ class IndexService:
             '/mnemocore.index.v1.IndexService/Search',
             mnemocore_dot_index_dot_v1_dot_index__service__pb2.SearchRequest.SerializeToString,
             mnemocore_dot_index_dot_v1_dot_index__service__pb2.SearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindSimilar(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mnemocore.index.v1.IndexService/FindSimilar',
+            mnemocore_dot_index_dot_v1_dot_index__service__pb2.FindSimilarRequest.SerializeToString,
+            mnemocore_dot_index_dot_v1_dot_index__service__pb2.FindSimilarResponse.FromString,
             options,
             channel_credentials,
             insecure,

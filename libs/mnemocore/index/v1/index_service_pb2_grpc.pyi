@@ -41,7 +41,14 @@ class IndexServiceStub:
     """Ranks the active memories of one space against a question. Waits within the deadline until the index has applied
     `min_revision`.
 
-    UNAVAILABLE / INDEX_LAGGING with RetryInfo if the index does not get there in time.
+    UNAVAILABLE / INDEX_LAGGING with RetryInfo if the index does not get there in time; FAILED_PRECONDITION / KEY_UNAVAILABLE if
+    the space is encrypted and its keys did not come with the request.
+    """
+    FindSimilar: _grpc.UnaryUnaryMultiCallable[_index_service_pb2.FindSimilarRequest, _index_service_pb2.FindSimilarResponse]
+    """Finds the active memories of one space that say something like a text, most similar first: every one that is at least so
+    similar, whatever its words.
+
+    UNAVAILABLE / INDEX_LAGGING with RetryInfo if the index does not get there in time; FAILED_PRECONDITION / KEY_UNAVAILABLE.
     """
     FindNearDuplicates: _grpc.UnaryUnaryMultiCallable[_index_service_pb2.FindNearDuplicatesRequest, _index_service_pb2.FindNearDuplicatesResponse]
     """Lists pairs of near-duplicates among the active memories of one space, most similar first.
@@ -66,7 +73,14 @@ class IndexServiceAsyncStub(IndexServiceStub):
     """Ranks the active memories of one space against a question. Waits within the deadline until the index has applied
     `min_revision`.
 
-    UNAVAILABLE / INDEX_LAGGING with RetryInfo if the index does not get there in time.
+    UNAVAILABLE / INDEX_LAGGING with RetryInfo if the index does not get there in time; FAILED_PRECONDITION / KEY_UNAVAILABLE if
+    the space is encrypted and its keys did not come with the request.
+    """
+    FindSimilar: _aio.UnaryUnaryMultiCallable[_index_service_pb2.FindSimilarRequest, _index_service_pb2.FindSimilarResponse]  # type: ignore[assignment]
+    """Finds the active memories of one space that say something like a text, most similar first: every one that is at least so
+    similar, whatever its words.
+
+    UNAVAILABLE / INDEX_LAGGING with RetryInfo if the index does not get there in time; FAILED_PRECONDITION / KEY_UNAVAILABLE.
     """
     FindNearDuplicates: _aio.UnaryUnaryMultiCallable[_index_service_pb2.FindNearDuplicatesRequest, _index_service_pb2.FindNearDuplicatesResponse]  # type: ignore[assignment]
     """Lists pairs of near-duplicates among the active memories of one space, most similar first.
@@ -94,7 +108,20 @@ class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ranks the active memories of one space against a question. Waits within the deadline until the index has applied
         `min_revision`.
 
-        UNAVAILABLE / INDEX_LAGGING with RetryInfo if the index does not get there in time.
+        UNAVAILABLE / INDEX_LAGGING with RetryInfo if the index does not get there in time; FAILED_PRECONDITION / KEY_UNAVAILABLE if
+        the space is encrypted and its keys did not come with the request.
+        """
+
+    @_abc_1.abstractmethod
+    def FindSimilar(
+        self,
+        request: _index_service_pb2.FindSimilarRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_index_service_pb2.FindSimilarResponse, _abc.Awaitable[_index_service_pb2.FindSimilarResponse]]:
+        """Finds the active memories of one space that say something like a text, most similar first: every one that is at least so
+        similar, whatever its words.
+
+        UNAVAILABLE / INDEX_LAGGING with RetryInfo if the index does not get there in time; FAILED_PRECONDITION / KEY_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod

@@ -5,7 +5,9 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
 from mnemocore.common.v1 import resources_pb2 as _resources_pb2_1
@@ -61,9 +63,15 @@ class CreateMemoryResponse(_message.Message):
 
     MEMORY_FIELD_NUMBER: _builtins.int
     WRITTEN_AT_FIELD_NUMBER: _builtins.int
+    DUPLICATE_FIELD_NUMBER: _builtins.int
+    NOVELTY_FIELD_NUMBER: _builtins.int
+    duplicate: _builtins.bool
+    """True if an equal memory was there and nothing was written."""
+    novelty: _resources_pb2.NoveltyDecision.ValueType
+    """What the novelty gate decided."""
     @_builtins.property
     def memory(self) -> _resources_pb2.Memory:
-        """The memory as stored."""
+        """The memory as stored, or the one that was there before if the new one says nothing new."""
 
     @_builtins.property
     def written_at(self) -> _resources_pb2_1.ConsistencyToken:
@@ -74,10 +82,12 @@ class CreateMemoryResponse(_message.Message):
         *,
         memory: _resources_pb2.Memory | None = ...,
         written_at: _resources_pb2_1.ConsistencyToken | None = ...,
+        duplicate: _builtins.bool = ...,
+        novelty: _resources_pb2.NoveltyDecision.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "written_at", b"written_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "written_at", b"written_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "memory", b"memory", "novelty", b"novelty", "written_at", b"written_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -219,8 +229,11 @@ class IngestResult(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    DUPLICATE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the memory: it is durable."""
+    duplicate: _builtins.bool
+    """True if an equal memory was there and nothing was written; `name` is the name of that one."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Why it was refused: nothing of it was written."""
@@ -230,10 +243,11 @@ class IngestResult(_message.Message):
         *,
         name: _builtins.str = ...,
         error: _status_pb2.Status | None = ...,
+        duplicate: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "name", b"name", "outcome", b"outcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "name", b"name", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "error", b"error", "name", b"name", "outcome", b"outcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["name", "error"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
@@ -248,16 +262,34 @@ class GetMemoryRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    TOUCH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`spaces/{space}/memories/{memory}`."""
+    touch: _builtins.bool
+    """Whether reading counts as a use of the memory."""
+    @_builtins.property
+    def consistency(self) -> _resources_pb2_1.Consistency:
+        """How fresh the answer must be: with `minimize_latency` a HOT memory comes from the cache of the service, which follows
+        changes made through other replicas within moments. Otherwise it is what the database holds.
+        """
+
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """The memory as it was known at this time: MEMORY_NOT_FOUND if it was not."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        consistency: _resources_pb2_1.Consistency | None = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
+        touch: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "consistency", b"consistency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "consistency", b"consistency", "name", b"name", "touch", b"touch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -553,6 +585,9 @@ class RecallMemoriesRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    KNOWN_AT_FIELD_NUMBER: _builtins.int
+    MIN_SCORE_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`spaces/{space}`."""
     query: _builtins.str
@@ -561,6 +596,8 @@ class RecallMemoriesRequest(_message.Message):
     """Greatest number of results: 0 means 10, more than 1,000 means 1,000. One answer carries at most 16 MiB of content."""
     profile: _resources_pb2.RecallProfile.ValueType
     """How the parts of the score are weighed."""
+    min_score: _builtins.float
+    """Leave out results with a lower score."""
     @_builtins.property
     def filter(self) -> _resources_pb2.MemoryFilter:
         """Which memories are looked at."""
@@ -568,6 +605,14 @@ class RecallMemoriesRequest(_message.Message):
     @_builtins.property
     def consistency(self) -> _resources_pb2_1.Consistency:
         """How fresh the answer must be."""
+
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_resources_pb2.MemoryState.ValueType]:
+        """Memories in any of these states; ACTIVE if empty, and SUPERSEDED too if the filter asks for a time of validity."""
+
+    @_builtins.property
+    def known_at(self) -> _timestamp_pb2.Timestamp:
+        """Answer from what was known at this time: memories as they were then, none that was written later."""
 
     def __init__(
         self,
@@ -578,10 +623,13 @@ class RecallMemoriesRequest(_message.Message):
         filter: _resources_pb2.MemoryFilter | None = ...,
         profile: _resources_pb2.RecallProfile.ValueType = ...,
         consistency: _resources_pb2_1.Consistency | None = ...,
+        states: _abc.Iterable[_resources_pb2.MemoryState.ValueType] | None = ...,
+        known_at: _timestamp_pb2.Timestamp | None = ...,
+        min_score: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "filter", b"filter"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "filter", b"filter", "known_at", b"known_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "filter", b"filter", "limit", b"limit", "parent", b"parent", "profile", b"profile", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "filter", b"filter", "known_at", b"known_at", "limit", b"limit", "min_score", b"min_score", "parent", b"parent", "profile", b"profile", "query", b"query", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -666,22 +714,28 @@ class ListRevisionsRequest(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`spaces/{space}` or `spaces/{space}/memories/{memory}`."""
     page_size: _builtins.int
     """Revisions a page: 0 means 100, more than 1,000 means 1,000. A page of large memories is shorter."""
     page_token: _builtins.str
     """`next_page_token` of the page before."""
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Only what was committed until this time."""
+
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -714,3 +768,295 @@ class ListRevisionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListRevisionsResponse: _TypeAlias = ListRevisionsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateMemoryRequest(_message.Message):
+    """Request of UpdateMemory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`spaces/{space}/memories/{memory}`."""
+    etag: _builtins.str
+    """The etag the caller has seen; empty: whatever is stored."""
+    reason: _builtins.str
+    """Why; kept in the history."""
+    request_id: _builtins.str
+    """A UUID that names this request; sent again within 24 h, it returns the first answer and changes nothing."""
+    @_builtins.property
+    def memory(self) -> _resources_pb2.MemoryInput:
+        """The new values of the fields that the mask names."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which fields change: `content`, `metadata`, `tags`, `actor`, `kind`, `occurred_at`, `valid_from`, `valid_to`, `expires_at`,
+        `importance`, `confidence` or `provenance`. A field that is named and not set is emptied.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        memory: _resources_pb2.MemoryInput | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        etag: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "memory", b"memory", "name", b"name", "reason", b"reason", "request_id", b"request_id", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateMemoryRequest: _TypeAlias = UpdateMemoryRequest  # noqa: Y015
+
+@_typing.final
+class UpdateMemoryResponse(_message.Message):
+    """Response of UpdateMemory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_FIELD_NUMBER: _builtins.int
+    WRITTEN_AT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def memory(self) -> _resources_pb2.Memory:
+        """The memory as it is now."""
+
+    @_builtins.property
+    def written_at(self) -> _resources_pb2_1.ConsistencyToken:
+        """Proof of the write."""
+
+    def __init__(
+        self,
+        *,
+        memory: _resources_pb2.Memory | None = ...,
+        written_at: _resources_pb2_1.ConsistencyToken | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "written_at", b"written_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "written_at", b"written_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateMemoryResponse: _TypeAlias = UpdateMemoryResponse  # noqa: Y015
+
+@_typing.final
+class ProtectMemoryRequest(_message.Message):
+    """Request of ProtectMemory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PROTECTED_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`spaces/{space}/memories/{memory}`."""
+    protected: _builtins.bool
+    """Whether it is to be protected."""
+    etag: _builtins.str
+    """The etag the caller has seen; empty: whatever is stored."""
+    reason: _builtins.str
+    """Why; kept in the history."""
+    request_id: _builtins.str
+    """A UUID that names this request; sent again within 24 h, it returns the first answer and changes nothing."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        protected: _builtins.bool = ...,
+        etag: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "protected", b"protected", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProtectMemoryRequest: _TypeAlias = ProtectMemoryRequest  # noqa: Y015
+
+@_typing.final
+class ProtectMemoryResponse(_message.Message):
+    """Response of ProtectMemory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_FIELD_NUMBER: _builtins.int
+    WRITTEN_AT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def memory(self) -> _resources_pb2.Memory:
+        """The memory as it is now."""
+
+    @_builtins.property
+    def written_at(self) -> _resources_pb2_1.ConsistencyToken:
+        """Proof of the write."""
+
+    def __init__(
+        self,
+        *,
+        memory: _resources_pb2.Memory | None = ...,
+        written_at: _resources_pb2_1.ConsistencyToken | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "written_at", b"written_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "written_at", b"written_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProtectMemoryResponse: _TypeAlias = ProtectMemoryResponse  # noqa: Y015
+
+@_typing.final
+class SupersedeMemoryRequest(_message.Message):
+    """Request of SupersedeMemory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`spaces/{space}/memories/{memory}`."""
+    etag: _builtins.str
+    """The etag the caller has seen of the old one; empty: whatever is stored."""
+    reason: _builtins.str
+    """Why; kept in the history."""
+    request_id: _builtins.str
+    """A UUID that names this request; sent again within 24 h, it returns the first answer and changes nothing."""
+    @_builtins.property
+    def memory(self) -> _resources_pb2.MemoryInput:
+        """The memory that takes its place."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        memory: _resources_pb2.MemoryInput | None = ...,
+        etag: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "memory", b"memory", "name", b"name", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SupersedeMemoryRequest: _TypeAlias = SupersedeMemoryRequest  # noqa: Y015
+
+@_typing.final
+class SupersedeMemoryResponse(_message.Message):
+    """Response of SupersedeMemory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_FIELD_NUMBER: _builtins.int
+    WRITTEN_AT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def memory(self) -> _resources_pb2.Memory:
+        """The new memory."""
+
+    @_builtins.property
+    def superseded(self) -> _resources_pb2.Memory:
+        """The old one as it is now."""
+
+    @_builtins.property
+    def written_at(self) -> _resources_pb2_1.ConsistencyToken:
+        """Proof of the write."""
+
+    def __init__(
+        self,
+        *,
+        memory: _resources_pb2.Memory | None = ...,
+        superseded: _resources_pb2.Memory | None = ...,
+        written_at: _resources_pb2_1.ConsistencyToken | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "superseded", b"superseded", "written_at", b"written_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "superseded", b"superseded", "written_at", b"written_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SupersedeMemoryResponse: _TypeAlias = SupersedeMemoryResponse  # noqa: Y015
+
+@_typing.final
+class RecordFeedbackRequest(_message.Message):
+    """Request of RecordFeedback."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    POSITIVE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`spaces/{space}/memories/{memory}`."""
+    positive: _builtins.bool
+    """Whether it proved right or useful."""
+    weight: _builtins.float
+    """How much the feedback counts, above 0 and at most 10; 1 if not set."""
+    reason: _builtins.str
+    """Why; kept in the history."""
+    request_id: _builtins.str
+    """A UUID that names this request; sent again within 24 h, it returns the first answer and changes nothing."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        positive: _builtins.bool = ...,
+        weight: _builtins.float | None = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "weight", b"weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "name", b"name", "positive", b"positive", "reason", b"reason", "request_id", b"request_id", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
+
+Global___RecordFeedbackRequest: _TypeAlias = RecordFeedbackRequest  # noqa: Y015
+
+@_typing.final
+class RecordFeedbackResponse(_message.Message):
+    """Response of RecordFeedback."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_FIELD_NUMBER: _builtins.int
+    WRITTEN_AT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def memory(self) -> _resources_pb2.Memory:
+        """The memory as it is now."""
+
+    @_builtins.property
+    def written_at(self) -> _resources_pb2_1.ConsistencyToken:
+        """Proof of the write."""
+
+    def __init__(
+        self,
+        *,
+        memory: _resources_pb2.Memory | None = ...,
+        written_at: _resources_pb2_1.ConsistencyToken | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "written_at", b"written_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "written_at", b"written_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordFeedbackResponse: _TypeAlias = RecordFeedbackResponse  # noqa: Y015

@@ -78,6 +78,26 @@ class MemoryServiceStub:
                 request_serializer=mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.RestoreMemoryRequest.SerializeToString,
                 response_deserializer=mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.RestoreMemoryResponse.FromString,
                 _registered_method=True)
+        self.UpdateMemory = channel.unary_unary(
+                '/mnemocore.memory.v1.MemoryService/UpdateMemory',
+                request_serializer=mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.UpdateMemoryRequest.SerializeToString,
+                response_deserializer=mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.UpdateMemoryResponse.FromString,
+                _registered_method=True)
+        self.ProtectMemory = channel.unary_unary(
+                '/mnemocore.memory.v1.MemoryService/ProtectMemory',
+                request_serializer=mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.ProtectMemoryRequest.SerializeToString,
+                response_deserializer=mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.ProtectMemoryResponse.FromString,
+                _registered_method=True)
+        self.SupersedeMemory = channel.unary_unary(
+                '/mnemocore.memory.v1.MemoryService/SupersedeMemory',
+                request_serializer=mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.SupersedeMemoryRequest.SerializeToString,
+                response_deserializer=mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.SupersedeMemoryResponse.FromString,
+                _registered_method=True)
+        self.RecordFeedback = channel.unary_unary(
+                '/mnemocore.memory.v1.MemoryService/RecordFeedback',
+                request_serializer=mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.RecordFeedbackRequest.SerializeToString,
+                response_deserializer=mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.RecordFeedbackResponse.FromString,
+                _registered_method=True)
         self.RecallMemories = channel.unary_unary(
                 '/mnemocore.memory.v1.MemoryService/RecallMemories',
                 request_serializer=mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.RecallMemoriesRequest.SerializeToString,
@@ -100,9 +120,9 @@ class MemoryServiceServicer:
     def CreateMemory(self, request, context):
         """Writes one memory. Durable when it answers.
 
-        NOT_FOUND / SPACE_NOT_FOUND, or MEMORY_NOT_FOUND if the request is repeated and its memory was erased meanwhile;
-        ALREADY_EXISTS / MEMORY_EXISTS if the chosen id is taken; INVALID_ARGUMENT / REQUEST_ID_REUSED;
-        RESOURCE_EXHAUSTED / STORE_FULL.
+        NOT_FOUND / SPACE_NOT_FOUND or MEDIA_NOT_FOUND, or MEMORY_NOT_FOUND if the request is repeated and its memory was erased
+        meanwhile; ALREADY_EXISTS / MEMORY_EXISTS if the chosen id is taken, DUPLICATE_MEMORY if that was asked for;
+        INVALID_ARGUMENT / REQUEST_ID_REUSED or UNSUPPORTED_MEDIA; RESOURCE_EXHAUSTED / QUOTA_EXCEEDED or STORE_FULL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -161,7 +181,7 @@ class MemoryServiceServicer:
         then takes the content out of the event log too, within moments.
         Archiving an archived memory changes nothing and succeeds.
 
-        NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ETAG_MISMATCH.
+        NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ETAG_MISMATCH; FAILED_PRECONDITION / MEMORY_PROTECTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,12 +196,55 @@ class MemoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateMemory(self, request, context):
+        """Changes the fields that `update_mask` names and nothing else.
+
+        NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ETAG_MISMATCH; INVALID_ARGUMENT / INVALID_FIELD for a path that
+        cannot be updated; RESOURCE_EXHAUSTED / QUOTA_EXCEEDED or STORE_FULL.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProtectMemory(self, request, context):
+        """Keeps a memory from being archived, erased and forgotten, or no longer does. Erasing the whole space still erases it.
+
+        NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SupersedeMemory(self, request, context):
+        """Writes a memory that takes the place of another one. The old one is kept, out of recall, with the end of its validity where
+        the new one's begins. Of several that supersede one memory at a time exactly one wins.
+
+        NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ALREADY_SUPERSEDED or ETAG_MISMATCH; ALREADY_EXISTS /
+        MEMORY_EXISTS; FAILED_PRECONDITION / MEMORY_PROTECTED; RESOURCE_EXHAUSTED / QUOTA_EXCEEDED or STORE_FULL.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordFeedback(self, request, context):
+        """Records whether a memory proved right or useful. Moves its reliability; tags it `verified` after five good ones with a mean
+        above 0.8, `unreliable` after three with a mean below 0.3.
+
+        NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RecallMemories(self, request, context):
         """Finds the active memories that answer a question, best first, with the reasons for each score. Filters apply before
         ranking: k results are returned whenever k memories match the filter.
 
+        If the index does not answer, the memories are found by their words in the database and the answer names INDEX as degraded;
+        an encrypted space has no words in the database: UNAVAILABLE / PEER_UNAVAILABLE.
+
         NOT_FOUND / SPACE_NOT_FOUND; INVALID_ARGUMENT / FOREIGN_TOKEN; UNAVAILABLE / INDEX_LAGGING with RetryInfo if the index
-        does not reach the wanted revision within the deadline; UNAVAILABLE / PEER_UNAVAILABLE if the index does not answer.
+        does not reach the wanted revision within the deadline.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -238,6 +301,26 @@ def add_MemoryServiceServicer_to_server(servicer, server):
                     servicer.RestoreMemory,
                     request_deserializer=mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.RestoreMemoryRequest.FromString,
                     response_serializer=mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.RestoreMemoryResponse.SerializeToString,
+            ),
+            'UpdateMemory': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateMemory,
+                    request_deserializer=mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.UpdateMemoryRequest.FromString,
+                    response_serializer=mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.UpdateMemoryResponse.SerializeToString,
+            ),
+            'ProtectMemory': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProtectMemory,
+                    request_deserializer=mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.ProtectMemoryRequest.FromString,
+                    response_serializer=mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.ProtectMemoryResponse.SerializeToString,
+            ),
+            'SupersedeMemory': grpc.unary_unary_rpc_method_handler(
+                    servicer.SupersedeMemory,
+                    request_deserializer=mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.SupersedeMemoryRequest.FromString,
+                    response_serializer=mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.SupersedeMemoryResponse.SerializeToString,
+            ),
+            'RecordFeedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordFeedback,
+                    request_deserializer=mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.RecordFeedbackRequest.FromString,
+                    response_serializer=mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.RecordFeedbackResponse.SerializeToString,
             ),
             'RecallMemories': grpc.unary_unary_rpc_method_handler(
                     servicer.RecallMemories,
@@ -470,6 +553,114 @@ class MemoryService:
             '/mnemocore.memory.v1.MemoryService/RestoreMemory',
             mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.RestoreMemoryRequest.SerializeToString,
             mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.RestoreMemoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateMemory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mnemocore.memory.v1.MemoryService/UpdateMemory',
+            mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.UpdateMemoryRequest.SerializeToString,
+            mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.UpdateMemoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProtectMemory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mnemocore.memory.v1.MemoryService/ProtectMemory',
+            mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.ProtectMemoryRequest.SerializeToString,
+            mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.ProtectMemoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SupersedeMemory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mnemocore.memory.v1.MemoryService/SupersedeMemory',
+            mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.SupersedeMemoryRequest.SerializeToString,
+            mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.SupersedeMemoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordFeedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mnemocore.memory.v1.MemoryService/RecordFeedback',
+            mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.RecordFeedbackRequest.SerializeToString,
+            mnemocore_dot_memory_dot_v1_dot_memory__service__pb2.RecordFeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,9 +40,9 @@ class MemoryServiceStub:
     CreateMemory: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.CreateMemoryRequest, _memory_service_pb2.CreateMemoryResponse]
     """Writes one memory. Durable when it answers.
 
-    NOT_FOUND / SPACE_NOT_FOUND, or MEMORY_NOT_FOUND if the request is repeated and its memory was erased meanwhile;
-    ALREADY_EXISTS / MEMORY_EXISTS if the chosen id is taken; INVALID_ARGUMENT / REQUEST_ID_REUSED;
-    RESOURCE_EXHAUSTED / STORE_FULL.
+    NOT_FOUND / SPACE_NOT_FOUND or MEDIA_NOT_FOUND, or MEMORY_NOT_FOUND if the request is repeated and its memory was erased
+    meanwhile; ALREADY_EXISTS / MEMORY_EXISTS if the chosen id is taken, DUPLICATE_MEMORY if that was asked for;
+    INVALID_ARGUMENT / REQUEST_ID_REUSED or UNSUPPORTED_MEDIA; RESOURCE_EXHAUSTED / QUOTA_EXCEEDED or STORE_FULL.
     """
     BatchCreateMemories: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.BatchCreateMemoriesRequest, _memory_service_pb2.BatchCreateMemoriesResponse]
     """Writes up to 1,000 memories in one transaction: all or none.
@@ -77,19 +77,46 @@ class MemoryServiceStub:
     then takes the content out of the event log too, within moments.
     Archiving an archived memory changes nothing and succeeds.
 
-    NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ETAG_MISMATCH.
+    NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ETAG_MISMATCH; FAILED_PRECONDITION / MEMORY_PROTECTED.
     """
     RestoreMemory: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.RestoreMemoryRequest, _memory_service_pb2.RestoreMemoryResponse]
     """Takes an archived memory back into recall. Restoring an active memory changes nothing and succeeds.
 
     NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ETAG_MISMATCH.
     """
+    UpdateMemory: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.UpdateMemoryRequest, _memory_service_pb2.UpdateMemoryResponse]
+    """Changes the fields that `update_mask` names and nothing else.
+
+    NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ETAG_MISMATCH; INVALID_ARGUMENT / INVALID_FIELD for a path that
+    cannot be updated; RESOURCE_EXHAUSTED / QUOTA_EXCEEDED or STORE_FULL.
+    """
+    ProtectMemory: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.ProtectMemoryRequest, _memory_service_pb2.ProtectMemoryResponse]
+    """Keeps a memory from being archived, erased and forgotten, or no longer does. Erasing the whole space still erases it.
+
+    NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ETAG_MISMATCH.
+    """
+    SupersedeMemory: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.SupersedeMemoryRequest, _memory_service_pb2.SupersedeMemoryResponse]
+    """Writes a memory that takes the place of another one. The old one is kept, out of recall, with the end of its validity where
+    the new one's begins. Of several that supersede one memory at a time exactly one wins.
+
+    NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ALREADY_SUPERSEDED or ETAG_MISMATCH; ALREADY_EXISTS /
+    MEMORY_EXISTS; FAILED_PRECONDITION / MEMORY_PROTECTED; RESOURCE_EXHAUSTED / QUOTA_EXCEEDED or STORE_FULL.
+    """
+    RecordFeedback: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.RecordFeedbackRequest, _memory_service_pb2.RecordFeedbackResponse]
+    """Records whether a memory proved right or useful. Moves its reliability; tags it `verified` after five good ones with a mean
+    above 0.8, `unreliable` after three with a mean below 0.3.
+
+    NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND.
+    """
     RecallMemories: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.RecallMemoriesRequest, _memory_service_pb2.RecallMemoriesResponse]
     """Finds the active memories that answer a question, best first, with the reasons for each score. Filters apply before
     ranking: k results are returned whenever k memories match the filter.
 
+    If the index does not answer, the memories are found by their words in the database and the answer names INDEX as degraded;
+    an encrypted space has no words in the database: UNAVAILABLE / PEER_UNAVAILABLE.
+
     NOT_FOUND / SPACE_NOT_FOUND; INVALID_ARGUMENT / FOREIGN_TOKEN; UNAVAILABLE / INDEX_LAGGING with RetryInfo if the index
-    does not reach the wanted revision within the deadline; UNAVAILABLE / PEER_UNAVAILABLE if the index does not answer.
+    does not reach the wanted revision within the deadline.
     """
     ListRevisions: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.ListRevisionsRequest, _memory_service_pb2.ListRevisionsResponse]
     """Lists the history of one memory, or of a space, oldest first.
@@ -109,9 +136,9 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     CreateMemory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.CreateMemoryRequest, _memory_service_pb2.CreateMemoryResponse]  # type: ignore[assignment]
     """Writes one memory. Durable when it answers.
 
-    NOT_FOUND / SPACE_NOT_FOUND, or MEMORY_NOT_FOUND if the request is repeated and its memory was erased meanwhile;
-    ALREADY_EXISTS / MEMORY_EXISTS if the chosen id is taken; INVALID_ARGUMENT / REQUEST_ID_REUSED;
-    RESOURCE_EXHAUSTED / STORE_FULL.
+    NOT_FOUND / SPACE_NOT_FOUND or MEDIA_NOT_FOUND, or MEMORY_NOT_FOUND if the request is repeated and its memory was erased
+    meanwhile; ALREADY_EXISTS / MEMORY_EXISTS if the chosen id is taken, DUPLICATE_MEMORY if that was asked for;
+    INVALID_ARGUMENT / REQUEST_ID_REUSED or UNSUPPORTED_MEDIA; RESOURCE_EXHAUSTED / QUOTA_EXCEEDED or STORE_FULL.
     """
     BatchCreateMemories: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.BatchCreateMemoriesRequest, _memory_service_pb2.BatchCreateMemoriesResponse]  # type: ignore[assignment]
     """Writes up to 1,000 memories in one transaction: all or none.
@@ -146,19 +173,46 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     then takes the content out of the event log too, within moments.
     Archiving an archived memory changes nothing and succeeds.
 
-    NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ETAG_MISMATCH.
+    NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ETAG_MISMATCH; FAILED_PRECONDITION / MEMORY_PROTECTED.
     """
     RestoreMemory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.RestoreMemoryRequest, _memory_service_pb2.RestoreMemoryResponse]  # type: ignore[assignment]
     """Takes an archived memory back into recall. Restoring an active memory changes nothing and succeeds.
 
     NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ETAG_MISMATCH.
     """
+    UpdateMemory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.UpdateMemoryRequest, _memory_service_pb2.UpdateMemoryResponse]  # type: ignore[assignment]
+    """Changes the fields that `update_mask` names and nothing else.
+
+    NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ETAG_MISMATCH; INVALID_ARGUMENT / INVALID_FIELD for a path that
+    cannot be updated; RESOURCE_EXHAUSTED / QUOTA_EXCEEDED or STORE_FULL.
+    """
+    ProtectMemory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.ProtectMemoryRequest, _memory_service_pb2.ProtectMemoryResponse]  # type: ignore[assignment]
+    """Keeps a memory from being archived, erased and forgotten, or no longer does. Erasing the whole space still erases it.
+
+    NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ETAG_MISMATCH.
+    """
+    SupersedeMemory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.SupersedeMemoryRequest, _memory_service_pb2.SupersedeMemoryResponse]  # type: ignore[assignment]
+    """Writes a memory that takes the place of another one. The old one is kept, out of recall, with the end of its validity where
+    the new one's begins. Of several that supersede one memory at a time exactly one wins.
+
+    NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ALREADY_SUPERSEDED or ETAG_MISMATCH; ALREADY_EXISTS /
+    MEMORY_EXISTS; FAILED_PRECONDITION / MEMORY_PROTECTED; RESOURCE_EXHAUSTED / QUOTA_EXCEEDED or STORE_FULL.
+    """
+    RecordFeedback: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.RecordFeedbackRequest, _memory_service_pb2.RecordFeedbackResponse]  # type: ignore[assignment]
+    """Records whether a memory proved right or useful. Moves its reliability; tags it `verified` after five good ones with a mean
+    above 0.8, `unreliable` after three with a mean below 0.3.
+
+    NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND.
+    """
     RecallMemories: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.RecallMemoriesRequest, _memory_service_pb2.RecallMemoriesResponse]  # type: ignore[assignment]
     """Finds the active memories that answer a question, best first, with the reasons for each score. Filters apply before
     ranking: k results are returned whenever k memories match the filter.
 
+    If the index does not answer, the memories are found by their words in the database and the answer names INDEX as degraded;
+    an encrypted space has no words in the database: UNAVAILABLE / PEER_UNAVAILABLE.
+
     NOT_FOUND / SPACE_NOT_FOUND; INVALID_ARGUMENT / FOREIGN_TOKEN; UNAVAILABLE / INDEX_LAGGING with RetryInfo if the index
-    does not reach the wanted revision within the deadline; UNAVAILABLE / PEER_UNAVAILABLE if the index does not answer.
+    does not reach the wanted revision within the deadline.
     """
     ListRevisions: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.ListRevisionsRequest, _memory_service_pb2.ListRevisionsResponse]  # type: ignore[assignment]
     """Lists the history of one memory, or of a space, oldest first.
@@ -181,9 +235,9 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_memory_service_pb2.CreateMemoryResponse, _abc.Awaitable[_memory_service_pb2.CreateMemoryResponse]]:
         """Writes one memory. Durable when it answers.
 
-        NOT_FOUND / SPACE_NOT_FOUND, or MEMORY_NOT_FOUND if the request is repeated and its memory was erased meanwhile;
-        ALREADY_EXISTS / MEMORY_EXISTS if the chosen id is taken; INVALID_ARGUMENT / REQUEST_ID_REUSED;
-        RESOURCE_EXHAUSTED / STORE_FULL.
+        NOT_FOUND / SPACE_NOT_FOUND or MEDIA_NOT_FOUND, or MEMORY_NOT_FOUND if the request is repeated and its memory was erased
+        meanwhile; ALREADY_EXISTS / MEMORY_EXISTS if the chosen id is taken, DUPLICATE_MEMORY if that was asked for;
+        INVALID_ARGUMENT / REQUEST_ID_REUSED or UNSUPPORTED_MEDIA; RESOURCE_EXHAUSTED / QUOTA_EXCEEDED or STORE_FULL.
         """
 
     @_abc_1.abstractmethod
@@ -254,7 +308,7 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         then takes the content out of the event log too, within moments.
         Archiving an archived memory changes nothing and succeeds.
 
-        NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ETAG_MISMATCH.
+        NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ETAG_MISMATCH; FAILED_PRECONDITION / MEMORY_PROTECTED.
         """
 
     @_abc_1.abstractmethod
@@ -269,6 +323,54 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def UpdateMemory(
+        self,
+        request: _memory_service_pb2.UpdateMemoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_service_pb2.UpdateMemoryResponse, _abc.Awaitable[_memory_service_pb2.UpdateMemoryResponse]]:
+        """Changes the fields that `update_mask` names and nothing else.
+
+        NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ETAG_MISMATCH; INVALID_ARGUMENT / INVALID_FIELD for a path that
+        cannot be updated; RESOURCE_EXHAUSTED / QUOTA_EXCEEDED or STORE_FULL.
+        """
+
+    @_abc_1.abstractmethod
+    def ProtectMemory(
+        self,
+        request: _memory_service_pb2.ProtectMemoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_service_pb2.ProtectMemoryResponse, _abc.Awaitable[_memory_service_pb2.ProtectMemoryResponse]]:
+        """Keeps a memory from being archived, erased and forgotten, or no longer does. Erasing the whole space still erases it.
+
+        NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def SupersedeMemory(
+        self,
+        request: _memory_service_pb2.SupersedeMemoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_service_pb2.SupersedeMemoryResponse, _abc.Awaitable[_memory_service_pb2.SupersedeMemoryResponse]]:
+        """Writes a memory that takes the place of another one. The old one is kept, out of recall, with the end of its validity where
+        the new one's begins. Of several that supersede one memory at a time exactly one wins.
+
+        NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; ABORTED / ALREADY_SUPERSEDED or ETAG_MISMATCH; ALREADY_EXISTS /
+        MEMORY_EXISTS; FAILED_PRECONDITION / MEMORY_PROTECTED; RESOURCE_EXHAUSTED / QUOTA_EXCEEDED or STORE_FULL.
+        """
+
+    @_abc_1.abstractmethod
+    def RecordFeedback(
+        self,
+        request: _memory_service_pb2.RecordFeedbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_service_pb2.RecordFeedbackResponse, _abc.Awaitable[_memory_service_pb2.RecordFeedbackResponse]]:
+        """Records whether a memory proved right or useful. Moves its reliability; tags it `verified` after five good ones with a mean
+        above 0.8, `unreliable` after three with a mean below 0.3.
+
+        NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
     def RecallMemories(
         self,
         request: _memory_service_pb2.RecallMemoriesRequest,
@@ -277,8 +379,11 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Finds the active memories that answer a question, best first, with the reasons for each score. Filters apply before
         ranking: k results are returned whenever k memories match the filter.
 
+        If the index does not answer, the memories are found by their words in the database and the answer names INDEX as degraded;
+        an encrypted space has no words in the database: UNAVAILABLE / PEER_UNAVAILABLE.
+
         NOT_FOUND / SPACE_NOT_FOUND; INVALID_ARGUMENT / FOREIGN_TOKEN; UNAVAILABLE / INDEX_LAGGING with RetryInfo if the index
-        does not reach the wanted revision within the deadline; UNAVAILABLE / PEER_UNAVAILABLE if the index does not answer.
+        does not reach the wanted revision within the deadline.
         """
 
     @_abc_1.abstractmethod

@@ -5,6 +5,7 @@ Spaces and memories: what memory-core is the system of record for."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -77,6 +78,12 @@ class _MemoryStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MemorySta
     """Found by recall."""
     MEMORY_STATE_ARCHIVED: _MemoryState.ValueType  # 2
     """Kept, restorable, out of recall."""
+    MEMORY_STATE_SUPERSEDED: _MemoryState.ValueType  # 3
+    """Replaced by a newer memory; recall shows that one."""
+    MEMORY_STATE_EXPIRED: _MemoryState.ValueType  # 4
+    """Its `expires_at` has passed."""
+    MEMORY_STATE_ERASED: _MemoryState.ValueType  # 5
+    """Erased: nothing but its name is left. Only in histories."""
 
 class MemoryState(_MemoryState, metaclass=_MemoryStateEnumTypeWrapper):
     """Where a memory is in its life."""
@@ -87,7 +94,265 @@ MEMORY_STATE_ACTIVE: MemoryState.ValueType  # 1
 """Found by recall."""
 MEMORY_STATE_ARCHIVED: MemoryState.ValueType  # 2
 """Kept, restorable, out of recall."""
+MEMORY_STATE_SUPERSEDED: MemoryState.ValueType  # 3
+"""Replaced by a newer memory; recall shows that one."""
+MEMORY_STATE_EXPIRED: MemoryState.ValueType  # 4
+"""Its `expires_at` has passed."""
+MEMORY_STATE_ERASED: MemoryState.ValueType  # 5
+"""Erased: nothing but its name is left. Only in histories."""
 Global___MemoryState: _TypeAlias = MemoryState  # noqa: Y015
+
+class _Modality:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ModalityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Modality.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MODALITY_UNSPECIFIED: _Modality.ValueType  # 0
+    """Not named."""
+    MODALITY_TEXT: _Modality.ValueType  # 1
+    """Text alone."""
+    MODALITY_IMAGE: _Modality.ValueType  # 2
+    """A picture; the content is its caption."""
+    MODALITY_AUDIO: _Modality.ValueType  # 3
+    """A sound; the content is its transcript or caption."""
+    MODALITY_VIDEO: _Modality.ValueType  # 4
+    """A film; the content is its transcript or caption."""
+    MODALITY_DOCUMENT: _Modality.ValueType  # 5
+    """A document; the content is what is to be found of it."""
+
+class Modality(_Modality, metaclass=_ModalityEnumTypeWrapper):
+    """What a memory is made of."""
+
+MODALITY_UNSPECIFIED: Modality.ValueType  # 0
+"""Not named."""
+MODALITY_TEXT: Modality.ValueType  # 1
+"""Text alone."""
+MODALITY_IMAGE: Modality.ValueType  # 2
+"""A picture; the content is its caption."""
+MODALITY_AUDIO: Modality.ValueType  # 3
+"""A sound; the content is its transcript or caption."""
+MODALITY_VIDEO: Modality.ValueType  # 4
+"""A film; the content is its transcript or caption."""
+MODALITY_DOCUMENT: Modality.ValueType  # 5
+"""A document; the content is what is to be found of it."""
+Global___Modality: _TypeAlias = Modality  # noqa: Y015
+
+class _Tier:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tier.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TIER_UNSPECIFIED: _Tier.ValueType  # 0
+    """Not named."""
+    TIER_HOT: _Tier.ValueType  # 1
+    """Also in the memory of the service."""
+    TIER_WARM: _Tier.ValueType  # 2
+    """In the database."""
+    TIER_COLD: _Tier.ValueType  # 3
+    """In the database, its content compressed."""
+
+class Tier(_Tier, metaclass=_TierEnumTypeWrapper):
+    """How close at hand a memory is kept. All tiers are searched."""
+
+TIER_UNSPECIFIED: Tier.ValueType  # 0
+"""Not named."""
+TIER_HOT: Tier.ValueType  # 1
+"""Also in the memory of the service."""
+TIER_WARM: Tier.ValueType  # 2
+"""In the database."""
+TIER_COLD: Tier.ValueType  # 3
+"""In the database, its content compressed."""
+Global___Tier: _TypeAlias = Tier  # noqa: Y015
+
+class _OnDuplicate:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnDuplicateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnDuplicate.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_DUPLICATE_UNSPECIFIED: _OnDuplicate.ValueType  # 0
+    """Not named: it is written beside the other, as the turns of a conversation are."""
+    ON_DUPLICATE_KEEP: _OnDuplicate.ValueType  # 1
+    """The one that is there is kept and returned; nothing is written."""
+    ON_DUPLICATE_REINFORCE: _OnDuplicate.ValueType  # 2
+    """The one that is there is returned and counts one more access."""
+    ON_DUPLICATE_REJECT: _OnDuplicate.ValueType  # 3
+    """ALREADY_EXISTS / DUPLICATE_MEMORY."""
+
+class OnDuplicate(_OnDuplicate, metaclass=_OnDuplicateEnumTypeWrapper):
+    """What to do with a memory whose kind, actor, content and media are those of an active one."""
+
+ON_DUPLICATE_UNSPECIFIED: OnDuplicate.ValueType  # 0
+"""Not named: it is written beside the other, as the turns of a conversation are."""
+ON_DUPLICATE_KEEP: OnDuplicate.ValueType  # 1
+"""The one that is there is kept and returned; nothing is written."""
+ON_DUPLICATE_REINFORCE: OnDuplicate.ValueType  # 2
+"""The one that is there is returned and counts one more access."""
+ON_DUPLICATE_REJECT: OnDuplicate.ValueType  # 3
+"""ALREADY_EXISTS / DUPLICATE_MEMORY."""
+Global___OnDuplicate: _TypeAlias = OnDuplicate  # noqa: Y015
+
+class _NoveltyGate:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NoveltyGateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NoveltyGate.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NOVELTY_GATE_UNSPECIFIED: _NoveltyGate.ValueType  # 0
+    """Not named: as the policy of the space says."""
+    NOVELTY_GATE_OFF: _NoveltyGate.ValueType  # 1
+    """It is not compared."""
+    NOVELTY_GATE_ON: _NoveltyGate.ValueType  # 2
+    """One that says nothing new reinforces the one that is there; one that changes what was known supersedes it."""
+
+class NoveltyGate(_NoveltyGate, metaclass=_NoveltyGateEnumTypeWrapper):
+    """Whether a new memory is compared in meaning with those of its kind before it is written."""
+
+NOVELTY_GATE_UNSPECIFIED: NoveltyGate.ValueType  # 0
+"""Not named: as the policy of the space says."""
+NOVELTY_GATE_OFF: NoveltyGate.ValueType  # 1
+"""It is not compared."""
+NOVELTY_GATE_ON: NoveltyGate.ValueType  # 2
+"""One that says nothing new reinforces the one that is there; one that changes what was known supersedes it."""
+Global___NoveltyGate: _TypeAlias = NoveltyGate  # noqa: Y015
+
+class _NoveltyDecision:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NoveltyDecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NoveltyDecision.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NOVELTY_DECISION_UNSPECIFIED: _NoveltyDecision.ValueType  # 0
+    """The gate was not asked."""
+    NOVELTY_DECISION_NEW: _NoveltyDecision.ValueType  # 1
+    """Nothing like it was known: written."""
+    NOVELTY_DECISION_REDUNDANT: _NoveltyDecision.ValueType  # 2
+    """Known already: the known one was reinforced, nothing was written."""
+    NOVELTY_DECISION_UPDATE: _NoveltyDecision.ValueType  # 3
+    """The world has changed: written, and the known one superseded."""
+    NOVELTY_DECISION_CORRECTION: _NoveltyDecision.ValueType  # 4
+    """The known one was wrong: written, and the known one superseded."""
+    NOVELTY_DECISION_REFINEMENT: _NoveltyDecision.ValueType  # 5
+    """It says more than the known one: written, and linked to it as an extension."""
+    NOVELTY_DECISION_UNKNOWN: _NoveltyDecision.ValueType  # 6
+    """The index did not answer, so nothing was compared: written."""
+
+class NoveltyDecision(_NoveltyDecision, metaclass=_NoveltyDecisionEnumTypeWrapper):
+    """What the novelty gate decided."""
+
+NOVELTY_DECISION_UNSPECIFIED: NoveltyDecision.ValueType  # 0
+"""The gate was not asked."""
+NOVELTY_DECISION_NEW: NoveltyDecision.ValueType  # 1
+"""Nothing like it was known: written."""
+NOVELTY_DECISION_REDUNDANT: NoveltyDecision.ValueType  # 2
+"""Known already: the known one was reinforced, nothing was written."""
+NOVELTY_DECISION_UPDATE: NoveltyDecision.ValueType  # 3
+"""The world has changed: written, and the known one superseded."""
+NOVELTY_DECISION_CORRECTION: NoveltyDecision.ValueType  # 4
+"""The known one was wrong: written, and the known one superseded."""
+NOVELTY_DECISION_REFINEMENT: NoveltyDecision.ValueType  # 5
+"""It says more than the known one: written, and linked to it as an extension."""
+NOVELTY_DECISION_UNKNOWN: NoveltyDecision.ValueType  # 6
+"""The index did not answer, so nothing was compared: written."""
+Global___NoveltyDecision: _TypeAlias = NoveltyDecision  # noqa: Y015
+
+class _Origin:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Origin.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ORIGIN_UNSPECIFIED: _Origin.ValueType  # 0
+    """Not named."""
+    ORIGIN_USER: _Origin.ValueType  # 1
+    """A person said or wrote it."""
+    ORIGIN_AGENT: _Origin.ValueType  # 2
+    """An agent said, did or concluded it."""
+    ORIGIN_TOOL: _Origin.ValueType  # 3
+    """A tool returned it."""
+    ORIGIN_DOCUMENT: _Origin.ValueType  # 4
+    """It was read from a document."""
+    ORIGIN_DERIVED: _Origin.ValueType  # 5
+    """It was derived from other memories."""
+    ORIGIN_IMPORT: _Origin.ValueType  # 6
+    """It was imported from another system."""
+
+class Origin(_Origin, metaclass=_OriginEnumTypeWrapper):
+    """Where a memory comes from."""
+
+ORIGIN_UNSPECIFIED: Origin.ValueType  # 0
+"""Not named."""
+ORIGIN_USER: Origin.ValueType  # 1
+"""A person said or wrote it."""
+ORIGIN_AGENT: Origin.ValueType  # 2
+"""An agent said, did or concluded it."""
+ORIGIN_TOOL: Origin.ValueType  # 3
+"""A tool returned it."""
+ORIGIN_DOCUMENT: Origin.ValueType  # 4
+"""It was read from a document."""
+ORIGIN_DERIVED: Origin.ValueType  # 5
+"""It was derived from other memories."""
+ORIGIN_IMPORT: Origin.ValueType  # 6
+"""It was imported from another system."""
+Global___Origin: _TypeAlias = Origin  # noqa: Y015
+
+class _SpaceAccess:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SpaceAccessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SpaceAccess.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SPACE_ACCESS_UNSPECIFIED: _SpaceAccess.ValueType  # 0
+    """Not named: TENANT."""
+    SPACE_ACCESS_TENANT: _SpaceAccess.ValueType  # 1
+    """Every principal of the tenant, within its scopes."""
+    SPACE_ACCESS_OWNER: _SpaceAccess.ValueType  # 2
+    """The principal that made it, those with the scope `memory:admin`, and those it is shared with."""
+
+class SpaceAccess(_SpaceAccess, metaclass=_SpaceAccessEnumTypeWrapper):
+    """Who of the tenant may use a space."""
+
+SPACE_ACCESS_UNSPECIFIED: SpaceAccess.ValueType  # 0
+"""Not named: TENANT."""
+SPACE_ACCESS_TENANT: SpaceAccess.ValueType  # 1
+"""Every principal of the tenant, within its scopes."""
+SPACE_ACCESS_OWNER: SpaceAccess.ValueType  # 2
+"""The principal that made it, those with the scope `memory:admin`, and those it is shared with."""
+Global___SpaceAccess: _TypeAlias = SpaceAccess  # noqa: Y015
+
+class _GrantRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GrantRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GrantRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GRANT_ROLE_UNSPECIFIED: _GrantRole.ValueType  # 0
+    """Not named."""
+    GRANT_ROLE_READ: _GrantRole.ValueType  # 1
+    """Get, list, recall, read histories and export."""
+    GRANT_ROLE_ANNOTATE: _GrantRole.ValueType  # 2
+    """Also record feedback and associate memories."""
+    GRANT_ROLE_WRITE: _GrantRole.ValueType  # 3
+    """Also write, update, supersede, archive and restore memories."""
+    GRANT_ROLE_OWNER: _GrantRole.ValueType  # 4
+    """Everything. Never granted: principals of the tenant have it."""
+
+class GrantRole(_GrantRole, metaclass=_GrantRoleEnumTypeWrapper):
+    """What a principal may do in a space that is shared with it. Each role includes those before."""
+
+GRANT_ROLE_UNSPECIFIED: GrantRole.ValueType  # 0
+"""Not named."""
+GRANT_ROLE_READ: GrantRole.ValueType  # 1
+"""Get, list, recall, read histories and export."""
+GRANT_ROLE_ANNOTATE: GrantRole.ValueType  # 2
+"""Also record feedback and associate memories."""
+GRANT_ROLE_WRITE: GrantRole.ValueType  # 3
+"""Also write, update, supersede, archive and restore memories."""
+GRANT_ROLE_OWNER: GrantRole.ValueType  # 4
+"""Everything. Never granted: principals of the tenant have it."""
+Global___GrantRole: _TypeAlias = GrantRole  # noqa: Y015
 
 class _ChangeType:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -107,6 +372,18 @@ class _ChangeTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeType
     """It was erased; the revision keeps no content of it."""
     CHANGE_TYPE_REPUBLISHED: _ChangeType.ValueType  # 5
     """It was published again so that projections can be rebuilt."""
+    CHANGE_TYPE_UPDATED: _ChangeType.ValueType  # 6
+    """Some of its fields were changed."""
+    CHANGE_TYPE_SUPERSEDED: _ChangeType.ValueType  # 7
+    """A newer memory replaced it."""
+    CHANGE_TYPE_EXPIRED: _ChangeType.ValueType  # 8
+    """Its time was over."""
+    CHANGE_TYPE_PROTECTED: _ChangeType.ValueType  # 9
+    """It was protected, or is protected no longer."""
+    CHANGE_TYPE_FEEDBACK: _ChangeType.ValueType  # 10
+    """Feedback on it was recorded."""
+    CHANGE_TYPE_REINFORCED: _ChangeType.ValueType  # 11
+    """It was said again."""
 
 class ChangeType(_ChangeType, metaclass=_ChangeTypeEnumTypeWrapper):
     """What happened to a memory."""
@@ -123,6 +400,18 @@ CHANGE_TYPE_ERASED: ChangeType.ValueType  # 4
 """It was erased; the revision keeps no content of it."""
 CHANGE_TYPE_REPUBLISHED: ChangeType.ValueType  # 5
 """It was published again so that projections can be rebuilt."""
+CHANGE_TYPE_UPDATED: ChangeType.ValueType  # 6
+"""Some of its fields were changed."""
+CHANGE_TYPE_SUPERSEDED: ChangeType.ValueType  # 7
+"""A newer memory replaced it."""
+CHANGE_TYPE_EXPIRED: ChangeType.ValueType  # 8
+"""Its time was over."""
+CHANGE_TYPE_PROTECTED: ChangeType.ValueType  # 9
+"""It was protected, or is protected no longer."""
+CHANGE_TYPE_FEEDBACK: ChangeType.ValueType  # 10
+"""Feedback on it was recorded."""
+CHANGE_TYPE_REINFORCED: ChangeType.ValueType  # 11
+"""It was said again."""
 Global___ChangeType: _TypeAlias = ChangeType  # noqa: Y015
 
 class _RecallProfile:
@@ -139,6 +428,8 @@ class _RecallProfileEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecallP
     """Relevance alone."""
     RECALL_PROFILE_RECENT: _RecallProfile.ValueType  # 3
     """Recency weighs as much as a good match."""
+    RECALL_PROFILE_GRAPH: _RecallProfile.ValueType  # 4
+    """Also finds what is associated with what matches, and what was said around it."""
 
 class RecallProfile(_RecallProfile, metaclass=_RecallProfileEnumTypeWrapper):
     """How the parts of the score are weighed."""
@@ -151,7 +442,161 @@ RECALL_PROFILE_SEMANTIC: RecallProfile.ValueType  # 2
 """Relevance alone."""
 RECALL_PROFILE_RECENT: RecallProfile.ValueType  # 3
 """Recency weighs as much as a good match."""
+RECALL_PROFILE_GRAPH: RecallProfile.ValueType  # 4
+"""Also finds what is associated with what matches, and what was said around it."""
 Global___RecallProfile: _TypeAlias = RecallProfile  # noqa: Y015
+
+class _AssociationType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AssociationTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AssociationType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ASSOCIATION_TYPE_UNSPECIFIED: _AssociationType.ValueType  # 0
+    """Not named."""
+    ASSOCIATION_TYPE_RELATED: _AssociationType.ValueType  # 1
+    """They have to do with one another."""
+    ASSOCIATION_TYPE_PRECEDES: _AssociationType.ValueType  # 2
+    """The first came before the second."""
+    ASSOCIATION_TYPE_FOLLOWS: _AssociationType.ValueType  # 3
+    """The first came of the second."""
+    ASSOCIATION_TYPE_SUPPORTS: _AssociationType.ValueType  # 4
+    """The first speaks for the second."""
+    ASSOCIATION_TYPE_CONTRADICTS: _AssociationType.ValueType  # 5
+    """The first speaks against the second."""
+    ASSOCIATION_TYPE_EXTENDS: _AssociationType.ValueType  # 6
+    """The first says more of the second."""
+    ASSOCIATION_TYPE_REFERENCES: _AssociationType.ValueType  # 7
+    """The first names the second."""
+    ASSOCIATION_TYPE_DERIVED_FROM: _AssociationType.ValueType  # 8
+    """The first was made of the second."""
+    ASSOCIATION_TYPE_CO_RECALLED: _AssociationType.ValueType  # 9
+    """They were recalled together."""
+
+class AssociationType(_AssociationType, metaclass=_AssociationTypeEnumTypeWrapper):
+    """What sort of link leads from one memory to another."""
+
+ASSOCIATION_TYPE_UNSPECIFIED: AssociationType.ValueType  # 0
+"""Not named."""
+ASSOCIATION_TYPE_RELATED: AssociationType.ValueType  # 1
+"""They have to do with one another."""
+ASSOCIATION_TYPE_PRECEDES: AssociationType.ValueType  # 2
+"""The first came before the second."""
+ASSOCIATION_TYPE_FOLLOWS: AssociationType.ValueType  # 3
+"""The first came of the second."""
+ASSOCIATION_TYPE_SUPPORTS: AssociationType.ValueType  # 4
+"""The first speaks for the second."""
+ASSOCIATION_TYPE_CONTRADICTS: AssociationType.ValueType  # 5
+"""The first speaks against the second."""
+ASSOCIATION_TYPE_EXTENDS: AssociationType.ValueType  # 6
+"""The first says more of the second."""
+ASSOCIATION_TYPE_REFERENCES: AssociationType.ValueType  # 7
+"""The first names the second."""
+ASSOCIATION_TYPE_DERIVED_FROM: AssociationType.ValueType  # 8
+"""The first was made of the second."""
+ASSOCIATION_TYPE_CO_RECALLED: AssociationType.ValueType  # 9
+"""They were recalled together."""
+Global___AssociationType: _TypeAlias = AssociationType  # noqa: Y015
+
+@_typing.final
+class Provenance(_message.Message):
+    """Where a memory comes from, in detail."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    origin: Global___Origin.ValueType
+    """What sort of source."""
+    agent: _builtins.str
+    """The agent that wrote it."""
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of memories, URIs or anything else that leads to the sources."""
+
+    def __init__(
+        self,
+        *,
+        origin: Global___Origin.ValueType = ...,
+        sources: _abc.Iterable[_builtins.str] | None = ...,
+        agent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "origin", b"origin", "sources", b"sources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Provenance: _TypeAlias = Provenance  # noqa: Y015
+
+@_typing.final
+class Media(_message.Message):
+    """Bytes that belong to a memory: a picture, a sound, a film, a document."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MIME_TYPE_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`spaces/{space}/media/{media}`; `{media}` is a lower-case UUID."""
+    mime_type: _builtins.str
+    """The MIME type, as the first bytes prove it: image/png, image/jpeg, image/gif, image/webp, audio/wav, audio/mpeg, audio/ogg,
+    video/mp4, video/webm, application/pdf or text/plain.
+    """
+    size_bytes: _builtins.int
+    """Number of bytes."""
+    sha256: _builtins.str
+    """SHA-256 of the bytes, in hexadecimal."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        mime_type: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mime_type", b"mime_type", "name", b"name", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Media: _TypeAlias = Media  # noqa: Y015
+
+@_typing.final
+class MediaInput(_message.Message):
+    """The media of a new memory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    UPLOAD_FIELD_NUMBER: _builtins.int
+    MIME_TYPE_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """The bytes; at most 10 MiB. Upload what is larger."""
+    upload: _builtins.str
+    """`spaces/{space}/media/{media}` of an upload that no memory has taken yet."""
+    mime_type: _builtins.str
+    """The MIME type it is said to have; refused if the first bytes prove another. Empty: what the bytes prove."""
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+        upload: _builtins.str = ...,
+        mime_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "source", b"source", "upload", b"upload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "mime_type", b"mime_type", "source", b"source", "upload", b"upload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["data", "upload"]  # noqa: Y015
+    _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
+
+Global___MediaInput: _TypeAlias = MediaInput  # noqa: Y015
 
 @_typing.final
 class Space(_message.Message):
@@ -167,6 +612,11 @@ class Space(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     PUBLISHED_REVISION_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    ENCRYPTED_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`spaces/{space}`; `{space}` is chosen at creation: 1 to 63 lower-case letters, digits, `-` or `_`, a letter or digit first."""
     description: _builtins.str
@@ -181,9 +631,21 @@ class Space(_message.Message):
     """Output only. Revision up to which changes are published to the event log."""
     uid: _builtins.str
     """Output only. Internal id: a UUID, unique over all tenants; events carry it."""
+    encrypted: _builtins.bool
+    """Output only. Whether what the memories hold is encrypted at rest."""
+    etag: _builtins.str
+    """Output only. Changes with every change of the space's description or policy."""
+    role: Global___GrantRole.ValueType
+    """Output only. What the caller may do in the space."""
+    owner: _builtins.str
+    """Output only. The principal that made the space."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the space was created."""
+
+    @_builtins.property
+    def policy(self) -> Global___SpacePolicy:
+        """What is done by itself in the space, and what it may hold."""
 
     def __init__(
         self,
@@ -196,14 +658,117 @@ class Space(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         published_revision: _builtins.int = ...,
         uid: _builtins.str = ...,
+        policy: Global___SpacePolicy | None = ...,
+        encrypted: _builtins.bool = ...,
+        etag: _builtins.str = ...,
+        role: Global___GrantRole.ValueType = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_memories", b"active_memories", "archived_memories", b"archived_memories", "create_time", b"create_time", "description", b"description", "name", b"name", "published_revision", b"published_revision", "revision", b"revision", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_memories", b"active_memories", "archived_memories", b"archived_memories", "create_time", b"create_time", "description", b"description", "encrypted", b"encrypted", "etag", b"etag", "name", b"name", "owner", b"owner", "policy", b"policy", "published_revision", b"published_revision", "revision", b"revision", "role", b"role", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Space: _TypeAlias = Space  # noqa: Y015
+
+@_typing.final
+class SpacePolicy(_message.Message):
+    """What is done by itself in a space, and what it may hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCESS_FIELD_NUMBER: _builtins.int
+    NOVELTY_GATE_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    access: Global___SpaceAccess.ValueType
+    """Who of the tenant may use the space."""
+    novelty_gate: Global___NoveltyGate.ValueType
+    """Whether new memories are compared with what is known unless a request says otherwise; OFF if not named."""
+    @_builtins.property
+    def retention(self) -> Global___RetentionPolicy:
+        """How long memories are kept that are out of recall."""
+
+    @_builtins.property
+    def limits(self) -> Global___SpaceLimits:
+        """What the space may hold."""
+
+    def __init__(
+        self,
+        *,
+        access: Global___SpaceAccess.ValueType = ...,
+        novelty_gate: Global___NoveltyGate.ValueType = ...,
+        retention: Global___RetentionPolicy | None = ...,
+        limits: Global___SpaceLimits | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "retention", b"retention"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "limits", b"limits", "novelty_gate", b"novelty_gate", "retention", b"retention"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpacePolicy: _TypeAlias = SpacePolicy  # noqa: Y015
+
+@_typing.final
+class RetentionPolicy(_message.Message):
+    """How long memories are kept that are out of recall. Protected memories are kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERASE_EXPIRED_AFTER_FIELD_NUMBER: _builtins.int
+    ERASE_ARCHIVED_AFTER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def erase_expired_after(self) -> _duration_pb2.Duration:
+        """Erase a memory so long after it expired; not set: never."""
+
+    @_builtins.property
+    def erase_archived_after(self) -> _duration_pb2.Duration:
+        """Erase a memory so long after it was archived; not set: never."""
+
+    def __init__(
+        self,
+        *,
+        erase_expired_after: _duration_pb2.Duration | None = ...,
+        erase_archived_after: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["erase_archived_after", b"erase_archived_after", "erase_expired_after", b"erase_expired_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erase_archived_after", b"erase_archived_after", "erase_expired_after", b"erase_expired_after"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetentionPolicy: _TypeAlias = RetentionPolicy  # noqa: Y015
+
+@_typing.final
+class SpaceLimits(_message.Message):
+    """What a space may hold; 0 is no limit. What is beyond is refused with RESOURCE_EXHAUSTED / QUOTA_EXCEEDED."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_MEMORIES_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_CONTENT_BYTES_FIELD_NUMBER: _builtins.int
+    max_memories: _builtins.int
+    """Memories in whatever state."""
+    max_bytes: _builtins.int
+    """Bytes of content, metadata and media."""
+    max_content_bytes: _builtins.int
+    """Bytes of the content of one memory."""
+    def __init__(
+        self,
+        *,
+        max_memories: _builtins.int = ...,
+        max_bytes: _builtins.int = ...,
+        max_content_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_bytes", b"max_bytes", "max_content_bytes", b"max_content_bytes", "max_memories", b"max_memories"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpaceLimits: _TypeAlias = SpaceLimits  # noqa: Y015
 
 @_typing.final
 class MemoryInput(_message.Message):
@@ -222,6 +787,14 @@ class MemoryInput(_message.Message):
     OCCURRED_AT_FIELD_NUMBER: _builtins.int
     IMPORTANCE_FIELD_NUMBER: _builtins.int
     CONFIDENCE_FIELD_NUMBER: _builtins.int
+    MEDIA_FIELD_NUMBER: _builtins.int
+    VALID_FROM_FIELD_NUMBER: _builtins.int
+    VALID_TO_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    PROTECTED_FIELD_NUMBER: _builtins.int
+    ON_DUPLICATE_FIELD_NUMBER: _builtins.int
+    NOVELTY_GATE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Optional id, a UUID; the server makes a UUIDv7 if it is empty. Choosing ids makes imports repeatable."""
     kind: Global___MemoryKind.ValueType
@@ -240,6 +813,12 @@ class MemoryInput(_message.Message):
     """How much it matters, 0 to 1; 0.5 if not set."""
     confidence: _builtins.float
     """How sure the source is, 0 to 1; 1 if not set."""
+    protected: _builtins.bool
+    """Whether it is kept from being archived, erased and forgotten."""
+    on_duplicate: Global___OnDuplicate.ValueType
+    """What to do if an active memory of the space is the same."""
+    novelty_gate: Global___NoveltyGate.ValueType
+    """Whether it is compared in meaning with what is known."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Anything the caller wants to keep beside the text: at most 64 keys, 3 levels deep, 100 KiB as JSON."""
@@ -251,6 +830,26 @@ class MemoryInput(_message.Message):
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp:
         """When it happened in the world; the time of writing if not set."""
+
+    @_builtins.property
+    def media(self) -> Global___MediaInput:
+        """Bytes that belong to it."""
+
+    @_builtins.property
+    def valid_from(self) -> _timestamp_pb2.Timestamp:
+        """From when it is true in the world; not set: from ever."""
+
+    @_builtins.property
+    def valid_to(self) -> _timestamp_pb2.Timestamp:
+        """Until when it is true in the world, not included; not set: for ever."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When it expires: from then on it is out of recall and out of listings."""
+
+    @_builtins.property
+    def provenance(self) -> Global___Provenance:
+        """Where it comes from."""
 
     def __init__(
         self,
@@ -266,10 +865,18 @@ class MemoryInput(_message.Message):
         occurred_at: _timestamp_pb2.Timestamp | None = ...,
         importance: _builtins.float | None = ...,
         confidence: _builtins.float | None = ...,
+        media: Global___MediaInput | None = ...,
+        valid_from: _timestamp_pb2.Timestamp | None = ...,
+        valid_to: _timestamp_pb2.Timestamp | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        provenance: Global___Provenance | None = ...,
+        protected: _builtins.bool = ...,
+        on_duplicate: Global___OnDuplicate.ValueType = ...,
+        novelty_gate: Global___NoveltyGate.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_importance", b"_importance", "_ordinal", b"_ordinal", "confidence", b"confidence", "importance", b"importance", "metadata", b"metadata", "occurred_at", b"occurred_at", "ordinal", b"ordinal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_importance", b"_importance", "_ordinal", b"_ordinal", "confidence", b"confidence", "expires_at", b"expires_at", "importance", b"importance", "media", b"media", "metadata", b"metadata", "occurred_at", b"occurred_at", "ordinal", b"ordinal", "provenance", b"provenance", "valid_from", b"valid_from", "valid_to", b"valid_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_importance", b"_importance", "_ordinal", b"_ordinal", "actor", b"actor", "confidence", b"confidence", "content", b"content", "id", b"id", "importance", b"importance", "kind", b"kind", "metadata", b"metadata", "occurred_at", b"occurred_at", "ordinal", b"ordinal", "session", b"session", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_importance", b"_importance", "_ordinal", b"_ordinal", "actor", b"actor", "confidence", b"confidence", "content", b"content", "expires_at", b"expires_at", "id", b"id", "importance", b"importance", "kind", b"kind", "media", b"media", "metadata", b"metadata", "novelty_gate", b"novelty_gate", "occurred_at", b"occurred_at", "on_duplicate", b"on_duplicate", "ordinal", b"ordinal", "protected", b"protected", "provenance", b"provenance", "session", b"session", "tags", b"tags", "valid_from", b"valid_from", "valid_to", b"valid_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
     _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
@@ -308,6 +915,20 @@ class Memory(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    MODALITY_FIELD_NUMBER: _builtins.int
+    MEDIA_FIELD_NUMBER: _builtins.int
+    VALID_FROM_FIELD_NUMBER: _builtins.int
+    VALID_TO_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    SUPERSEDES_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_BY_FIELD_NUMBER: _builtins.int
+    PROTECTED_FIELD_NUMBER: _builtins.int
+    STRENGTH_FIELD_NUMBER: _builtins.int
+    ACCESS_COUNT_FIELD_NUMBER: _builtins.int
+    LAST_ACCESSED_AT_FIELD_NUMBER: _builtins.int
+    RELIABILITY_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`spaces/{space}/memories/{memory}`; `{memory}` is a lower-case UUID."""
     kind: Global___MemoryKind.ValueType
@@ -330,6 +951,24 @@ class Memory(_message.Message):
     """Revision of the space that last changed it."""
     etag: _builtins.str
     """Changes with every change of the memory."""
+    modality: Global___Modality.ValueType
+    """What it is made of."""
+    supersedes: _builtins.str
+    """Name of the memory it replaced."""
+    superseded_by: _builtins.str
+    """Name of the memory that replaced it."""
+    protected: _builtins.bool
+    """Whether it is kept from being archived, erased and forgotten."""
+    strength: _builtins.float
+    """Output only. How firmly it is held, 0 to 1: grows with use and importance, fades with time. Not a measure of truth."""
+    access_count: _builtins.int
+    """Output only. How often it was recalled, read for use or reinforced; 1 when it is new."""
+    reliability: _builtins.float
+    """Output only. How often it proved right when it was used, as far as feedback tells: the mean of a Beta distribution; 0.5
+    without feedback.
+    """
+    tier: Global___Tier.ValueType
+    """Output only. How close at hand it is kept."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """What the caller kept beside the text."""
@@ -350,6 +989,30 @@ class Memory(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
 
+    @_builtins.property
+    def media(self) -> Global___Media:
+        """Bytes that belong to it; read them with MediaService."""
+
+    @_builtins.property
+    def valid_from(self) -> _timestamp_pb2.Timestamp:
+        """From when it is true in the world."""
+
+    @_builtins.property
+    def valid_to(self) -> _timestamp_pb2.Timestamp:
+        """Until when it is true in the world, not included."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When it expires."""
+
+    @_builtins.property
+    def provenance(self) -> Global___Provenance:
+        """Where it comes from."""
+
+    @_builtins.property
+    def last_accessed_at(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When it was last recalled, read for use or reinforced."""
+
     def __init__(
         self,
         *,
@@ -369,10 +1032,24 @@ class Memory(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        modality: Global___Modality.ValueType = ...,
+        media: Global___Media | None = ...,
+        valid_from: _timestamp_pb2.Timestamp | None = ...,
+        valid_to: _timestamp_pb2.Timestamp | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        provenance: Global___Provenance | None = ...,
+        supersedes: _builtins.str = ...,
+        superseded_by: _builtins.str = ...,
+        protected: _builtins.bool = ...,
+        strength: _builtins.float = ...,
+        access_count: _builtins.int = ...,
+        last_accessed_at: _timestamp_pb2.Timestamp | None = ...,
+        reliability: _builtins.float = ...,
+        tier: Global___Tier.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ordinal", b"_ordinal", "create_time", b"create_time", "metadata", b"metadata", "occurred_at", b"occurred_at", "ordinal", b"ordinal", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ordinal", b"_ordinal", "create_time", b"create_time", "expires_at", b"expires_at", "last_accessed_at", b"last_accessed_at", "media", b"media", "metadata", b"metadata", "occurred_at", b"occurred_at", "ordinal", b"ordinal", "provenance", b"provenance", "update_time", b"update_time", "valid_from", b"valid_from", "valid_to", b"valid_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ordinal", b"_ordinal", "actor", b"actor", "confidence", b"confidence", "content", b"content", "create_time", b"create_time", "etag", b"etag", "importance", b"importance", "kind", b"kind", "metadata", b"metadata", "name", b"name", "occurred_at", b"occurred_at", "ordinal", b"ordinal", "revision", b"revision", "session", b"session", "state", b"state", "tags", b"tags", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ordinal", b"_ordinal", "access_count", b"access_count", "actor", b"actor", "confidence", b"confidence", "content", b"content", "create_time", b"create_time", "etag", b"etag", "expires_at", b"expires_at", "importance", b"importance", "kind", b"kind", "last_accessed_at", b"last_accessed_at", "media", b"media", "metadata", b"metadata", "modality", b"modality", "name", b"name", "occurred_at", b"occurred_at", "ordinal", b"ordinal", "protected", b"protected", "provenance", b"provenance", "reliability", b"reliability", "revision", b"revision", "session", b"session", "state", b"state", "strength", b"strength", "superseded_by", b"superseded_by", "supersedes", b"supersedes", "tags", b"tags", "tier", b"tier", "update_time", b"update_time", "valid_from", b"valid_from", "valid_to", b"valid_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ordinal: _TypeAlias = _typing.Literal["ordinal"]  # noqa: Y015
     _WhichOneofArgType__ordinal: _TypeAlias = _typing.Literal["_ordinal", b"_ordinal"]  # noqa: Y015
@@ -393,6 +1070,13 @@ class MemoryFilter(_message.Message):
     OCCURRED_FROM_FIELD_NUMBER: _builtins.int
     OCCURRED_TO_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    VALID_AT_FIELD_NUMBER: _builtins.int
+    CREATED_FROM_FIELD_NUMBER: _builtins.int
+    CREATED_TO_FIELD_NUMBER: _builtins.int
+    MIN_IMPORTANCE_FIELD_NUMBER: _builtins.int
+    MODALITIES_FIELD_NUMBER: _builtins.int
+    min_importance: _builtins.float
+    """At least so important."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___MemoryKind.ValueType]:
         """Any of these kinds."""
@@ -421,6 +1105,22 @@ class MemoryFilter(_message.Message):
     def metadata(self) -> _struct_pb2.Struct:
         """These top-level metadata keys have exactly these values."""
 
+    @_builtins.property
+    def valid_at(self) -> _timestamp_pb2.Timestamp:
+        """True in the world at this time: `valid_from` <= time < `valid_to`."""
+
+    @_builtins.property
+    def created_from(self) -> _timestamp_pb2.Timestamp:
+        """Written at or after this time."""
+
+    @_builtins.property
+    def created_to(self) -> _timestamp_pb2.Timestamp:
+        """Written before this time."""
+
+    @_builtins.property
+    def modalities(self) -> _containers.RepeatedScalarFieldContainer[Global___Modality.ValueType]:
+        """Any of these modalities."""
+
     def __init__(
         self,
         *,
@@ -431,12 +1131,19 @@ class MemoryFilter(_message.Message):
         occurred_from: _timestamp_pb2.Timestamp | None = ...,
         occurred_to: _timestamp_pb2.Timestamp | None = ...,
         metadata: _struct_pb2.Struct | None = ...,
+        valid_at: _timestamp_pb2.Timestamp | None = ...,
+        created_from: _timestamp_pb2.Timestamp | None = ...,
+        created_to: _timestamp_pb2.Timestamp | None = ...,
+        min_importance: _builtins.float | None = ...,
+        modalities: _abc.Iterable[Global___Modality.ValueType] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "occurred_from", b"occurred_from", "occurred_to", b"occurred_to"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_importance", b"_min_importance", "created_from", b"created_from", "created_to", b"created_to", "metadata", b"metadata", "min_importance", b"min_importance", "occurred_from", b"occurred_from", "occurred_to", b"occurred_to", "valid_at", b"valid_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actors", b"actors", "kinds", b"kinds", "metadata", b"metadata", "occurred_from", b"occurred_from", "occurred_to", b"occurred_to", "sessions", b"sessions", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_importance", b"_min_importance", "actors", b"actors", "created_from", b"created_from", "created_to", b"created_to", "kinds", b"kinds", "metadata", b"metadata", "min_importance", b"min_importance", "modalities", b"modalities", "occurred_from", b"occurred_from", "occurred_to", b"occurred_to", "sessions", b"sessions", "tags", b"tags", "valid_at", b"valid_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__min_importance: _TypeAlias = _typing.Literal["min_importance"]  # noqa: Y015
+    _WhichOneofArgType__min_importance: _TypeAlias = _typing.Literal["_min_importance", b"_min_importance"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_importance) -> _WhichOneofReturnType__min_importance | None: ...
 
 Global___MemoryFilter: _TypeAlias = MemoryFilter  # noqa: Y015
 
@@ -452,6 +1159,7 @@ class Revision(_message.Message):
     COMMIT_TIME_FIELD_NUMBER: _builtins.int
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Number of the change in its space: 1, 2, 3 ... without gaps."""
     change: Global___ChangeType.ValueType
@@ -460,6 +1168,8 @@ class Revision(_message.Message):
     """The principal that made the change."""
     reason: _builtins.str
     """Why, in the caller's words; may be empty."""
+    sealed: _builtins.bytes
+    """In events of an encrypted space: what the memory holds, encrypted; `memory` has none of it."""
     @_builtins.property
     def memory(self) -> Global___Memory:
         """The memory after the change; only its name is set when it was erased."""
@@ -477,10 +1187,11 @@ class Revision(_message.Message):
         commit_time: _timestamp_pb2.Timestamp | None = ...,
         principal: _builtins.str = ...,
         reason: _builtins.str = ...,
+        sealed: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "memory", b"memory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "commit_time", b"commit_time", "memory", b"memory", "principal", b"principal", "reason", b"reason", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "commit_time", b"commit_time", "memory", b"memory", "principal", b"principal", "reason", b"reason", "revision", b"revision", "sealed", b"sealed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -497,7 +1208,9 @@ class ScoreComponent(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     CONTRIBUTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`semantic`, `lexical`, `speaker`, `neighbours`, `recency` or `importance`."""
+    """`semantic`, `lexical`, `speaker`, `neighbours`, `words`, `associations`, `recency`, `importance`, `strength` or
+    `reliability`.
+    """
     value: _builtins.float
     """The value of the signal, in the signal's own unit (see the explanation of recall in the documentation)."""
     weight: _builtins.float
@@ -519,3 +1232,57 @@ class ScoreComponent(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ScoreComponent: _TypeAlias = ScoreComponent  # noqa: Y015
+
+@_typing.final
+class Association(_message.Message):
+    """A weighted link from one memory to another of the same space. There is at most one of each type between two memories."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    ACTIVATIONS_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """Name of the memory it leads from."""
+    target: _builtins.str
+    """Name of the memory it leads to."""
+    type: Global___AssociationType.ValueType
+    """What sort of link."""
+    weight: _builtins.float
+    """How strong it is, above 0 and at most 1."""
+    activations: _builtins.int
+    """How often it was reinforced; 1 when it is new."""
+    principal: _builtins.str
+    """The principal that made it."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last reinforced or set."""
+
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        target: _builtins.str = ...,
+        type: Global___AssociationType.ValueType = ...,
+        weight: _builtins.float = ...,
+        activations: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        principal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "create_time", b"create_time", "principal", b"principal", "source", b"source", "target", b"target", "type", b"type", "update_time", b"update_time", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Association: _TypeAlias = Association  # noqa: Y015

@@ -22,11 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from mnemocore.common.v1 import options_pb2 as mnemocore_dot_common_dot_v1_dot_options__pb2
 from mnemocore.memory.v1 import resources_pb2 as mnemocore_dot_memory_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'mnemocore/memory/v1/space_service.proto\x12\x13mnemocore.memory.v1\x1a!mnemocore/common/v1/options.proto\x1a#mnemocore/memory/v1/resources.proto\"\xa3\x01\n\x12\x43reateSpaceRequest\x12;\n\x08space_id\x18\x01 \x01(\tB \xd2\xf3\x18\x1c\x08\x01*\x18[a-z0-9][a-z0-9_-]{0,62}R\x07spaceId\x12)\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x08R\x0b\x64\x65scription\x12%\n\nrequest_id\x18\x03 \x01(\tB\x06\xd2\xf3\x18\x02X\x01R\trequestId\"G\n\x13\x43reateSpaceResponse\x12\x30\n\x05space\x18\x01 \x01(\x0b\x32\x1a.mnemocore.memory.v1.SpaceR\x05space\"N\n\x0fGetSpaceRequest\x12;\n\x04name\x18\x01 \x01(\tB\'\xd2\xf3\x18#\x08\x01*\x1fspaces/[a-z0-9][a-z0-9_-]{0,62}R\x04name\"D\n\x10GetSpaceResponse\x12\x30\n\x05space\x18\x01 \x01(\x0b\x32\x1a.mnemocore.memory.v1.SpaceR\x05space\"g\n\x11ListSpacesRequest\x12*\n\tpage_size\x18\x01 \x01(\x05\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\x08pageSize\x12&\n\npage_token\x18\x02 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x08R\tpageToken\"p\n\x12ListSpacesResponse\x12\x32\n\x06spaces\x18\x01 \x03(\x0b\x32\x1a.mnemocore.memory.v1.SpaceR\x06spaces\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"T\n\x15RepublishSpaceRequest\x12;\n\x04name\x18\x01 \x01(\tB\'\xd2\xf3\x18#\x08\x01*\x1fspaces/[a-z0-9][a-z0-9_-]{0,62}R\x04name\"4\n\x16RepublishSpaceResponse\x12\x1a\n\x08memories\x18\x01 \x01(\x03R\x08memories2\xb2\x04\n\x0cSpaceService\x12\x85\x01\n\x0b\x43reateSpace\x12\'.mnemocore.memory.v1.CreateSpaceRequest\x1a(.mnemocore.memory.v1.CreateSpaceResponse\"#\xca\xf3\x18\x1f\n\x0cmemory:write\x10\x01 \x01*\x02\x08\x05\x32\x02\x08<B\x03\x30.1\x12~\n\x08GetSpace\x12$.mnemocore.memory.v1.GetSpaceRequest\x1a%.mnemocore.memory.v1.GetSpaceResponse\"%\x90\x02\x01\xca\xf3\x18\x1e\n\x0bmemory:read\x10\x01 \x01*\x02\x08\x05\x32\x02\x08<B\x03\x30.1\x12\x84\x01\n\nListSpaces\x12&.mnemocore.memory.v1.ListSpacesRequest\x1a\'.mnemocore.memory.v1.ListSpacesResponse\"%\x90\x02\x01\xca\xf3\x18\x1e\n\x0bmemory:read\x10\x01 \x05*\x02\x08\n2\x02\x08<B\x03\x30.1\x12\x92\x01\n\x0eRepublishSpace\x12*.mnemocore.memory.v1.RepublishSpaceRequest\x1a+.mnemocore.memory.v1.RepublishSpaceResponse\"\'\x90\x02\x02\xca\xf3\x18 \n\x0cmemory:admin\x10\x01 d*\x02\x08<2\x03\x08\xd8\x04\x42\x03\x30.1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'mnemocore/memory/v1/space_service.proto\x12\x13mnemocore.memory.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!mnemocore/common/v1/options.proto\x1a#mnemocore/memory/v1/resources.proto\"\xfb\x01\n\x12\x43reateSpaceRequest\x12;\n\x08space_id\x18\x01 \x01(\tB \xd2\xf3\x18\x1c\x08\x01*\x18[a-z0-9][a-z0-9_-]{0,62}R\x07spaceId\x12)\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x08R\x0b\x64\x65scription\x12%\n\nrequest_id\x18\x03 \x01(\tB\x06\xd2\xf3\x18\x02X\x01R\trequestId\x12\x38\n\x06policy\x18\x04 \x01(\x0b\x32 .mnemocore.memory.v1.SpacePolicyR\x06policy\x12\x1c\n\tencrypted\x18\x05 \x01(\x08R\tencrypted\"G\n\x13\x43reateSpaceResponse\x12\x30\n\x05space\x18\x01 \x01(\x0b\x32\x1a.mnemocore.memory.v1.SpaceR\x05space\"N\n\x0fGetSpaceRequest\x12;\n\x04name\x18\x01 \x01(\tB\'\xd2\xf3\x18#\x08\x01*\x1fspaces/[a-z0-9][a-z0-9_-]{0,62}R\x04name\"D\n\x10GetSpaceResponse\x12\x30\n\x05space\x18\x01 \x01(\x0b\x32\x1a.mnemocore.memory.v1.SpaceR\x05space\"g\n\x11ListSpacesRequest\x12*\n\tpage_size\x18\x01 \x01(\x05\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\x08pageSize\x12&\n\npage_token\x18\x02 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x08R\tpageToken\"p\n\x12ListSpacesResponse\x12\x32\n\x06spaces\x18\x01 \x03(\x0b\x32\x1a.mnemocore.memory.v1.SpaceR\x06spaces\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"T\n\x15RepublishSpaceRequest\x12;\n\x04name\x18\x01 \x01(\tB\'\xd2\xf3\x18#\x08\x01*\x1fspaces/[a-z0-9][a-z0-9_-]{0,62}R\x04name\"4\n\x16RepublishSpaceResponse\x12\x1a\n\x08memories\x18\x01 \x01(\x03R\x08memories\"\x97\x02\n\x12UpdateSpaceRequest\x12;\n\x04name\x18\x01 \x01(\tB\'\xd2\xf3\x18#\x08\x01*\x1fspaces/[a-z0-9][a-z0-9_-]{0,62}R\x04name\x12)\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x08R\x0b\x64\x65scription\x12\x38\n\x06policy\x18\x03 \x01(\x0b\x32 .mnemocore.memory.v1.SpacePolicyR\x06policy\x12\x43\n\x0bupdate_mask\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xd2\xf3\x18\x02\x08\x01R\nupdateMask\x12\x1a\n\x04\x65tag\x18\x05 \x01(\tB\x06\xd2\xf3\x18\x02\x18@R\x04\x65tag\"G\n\x13UpdateSpaceResponse\x12\x30\n\x05space\x18\x01 \x01(\x0b\x32\x1a.mnemocore.memory.v1.SpaceR\x05space\"Q\n\x12\x44\x65leteSpaceRequest\x12;\n\x04name\x18\x01 \x01(\tB\'\xd2\xf3\x18#\x08\x01*\x1fspaces/[a-z0-9][a-z0-9_-]{0,62}R\x04name\"\x15\n\x13\x44\x65leteSpaceResponse\"\x8c\x01\n\x14GetSpaceStatsRequest\x12;\n\x04name\x18\x01 \x01(\tB\'\xd2\xf3\x18#\x08\x01*\x1fspaces/[a-z0-9][a-z0-9_-]{0,62}R\x04name\x12\x37\n\x0bgrowth_days\x18\x02 \x01(\x05\x42\x16\xd2\xf3\x18\x12\x31\x00\x00\x00\x00\x00\x00\x00\x00\x39\x00\x00\x00\x00\x00\xe0v@R\ngrowthDays\"N\n\x15GetSpaceStatsResponse\x12\x35\n\x05stats\x18\x01 \x01(\x0b\x32\x1f.mnemocore.memory.v1.SpaceStatsR\x05stats\"\xd2\x02\n\nSpaceStats\x12\x34\n\x05kinds\x18\x01 \x03(\x0b\x32\x1e.mnemocore.memory.v1.KindCountR\x05kinds\x12\x37\n\x06states\x18\x02 \x03(\x0b\x32\x1f.mnemocore.memory.v1.StateCountR\x06states\x12\x34\n\x05tiers\x18\x03 \x03(\x0b\x32\x1e.mnemocore.memory.v1.TierCountR\x05tiers\x12#\n\rcontent_bytes\x18\x04 \x01(\x03R\x0c\x63ontentBytes\x12\x1f\n\x0bmedia_bytes\x18\x05 \x01(\x03R\nmediaBytes\x12\"\n\x0c\x61ssociations\x18\x06 \x01(\x03R\x0c\x61ssociations\x12\x35\n\x06growth\x18\x07 \x03(\x0b\x32\x1d.mnemocore.memory.v1.DayCountR\x06growth\"\\\n\tKindCount\x12\x33\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.mnemocore.memory.v1.MemoryKindR\x04kind\x12\x1a\n\x08memories\x18\x02 \x01(\x03R\x08memories\"`\n\nStateCount\x12\x36\n\x05state\x18\x01 \x01(\x0e\x32 .mnemocore.memory.v1.MemoryStateR\x05state\x12\x1a\n\x08memories\x18\x02 \x01(\x03R\x08memories\"V\n\tTierCount\x12-\n\x04tier\x18\x01 \x01(\x0e\x32\x19.mnemocore.memory.v1.TierR\x04tier\x12\x1a\n\x08memories\x18\x02 \x01(\x03R\x08memories\"y\n\x08\x44\x61yCount\x12,\n\x03\x64\x61y\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x03\x64\x61y\x12\x1a\n\x08memories\x18\x02 \x01(\x03R\x08memories\x12#\n\rcontent_bytes\x18\x03 \x01(\x03R\x0c\x63ontentBytes\"\xb1\x01\n\x11\x45raseSpaceRequest\x12;\n\x04name\x18\x01 \x01(\tB\'\xd2\xf3\x18#\x08\x01*\x1fspaces/[a-z0-9][a-z0-9_-]{0,62}R\x04name\x12\"\n\x07\x63onfirm\x18\x02 \x01(\tB\x08\xd2\xf3\x18\x04\x08\x01\x18?R\x07\x63onfirm\x12\x1a\n\x04\x65tag\x18\x03 \x01(\tB\x06\xd2\xf3\x18\x02\x18@R\x04\x65tag\x12\x1f\n\x06reason\x18\x04 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x04R\x06reason\"S\n\x12\x45raseSpaceResponse\x12=\n\x07receipt\x18\x01 \x01(\x0b\x32#.mnemocore.memory.v1.ErasureReceiptR\x07receipt\"\xe4\x02\n\x0e\x45rasureReceipt\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n\tspace_uid\x18\x02 \x01(\tR\x08spaceUid\x12\x1c\n\tprincipal\x18\x03 \x01(\tR\tprincipal\x12\x16\n\x06reason\x18\x04 \x01(\tR\x06reason\x12\x39\n\nerase_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\teraseTime\x12@\n\x0elog_erase_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0clogEraseTime\x12\x1a\n\x08memories\x18\x07 \x01(\x03R\x08memories\x12\x1c\n\trevisions\x18\x08 \x01(\x03R\trevisions\x12\x14\n\x05media\x18\t \x01(\x03R\x05media\x12\"\n\x0c\x61ssociations\x18\n \x01(\x03R\x0c\x61ssociations\"i\n\x13ListErasuresRequest\x12*\n\tpage_size\x18\x01 \x01(\x05\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\x08pageSize\x12&\n\npage_token\x18\x02 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x08R\tpageToken\"\x7f\n\x14ListErasuresResponse\x12?\n\x08receipts\x18\x01 \x03(\x0b\x32#.mnemocore.memory.v1.ErasureReceiptR\x08receipts\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"T\n\x15RotateSpaceKeyRequest\x12;\n\x04name\x18\x01 \x01(\tB\'\xd2\xf3\x18#\x08\x01*\x1fspaces/[a-z0-9][a-z0-9_-]{0,62}R\x04name\"R\n\x16RotateSpaceKeyResponse\x12\x15\n\x06key_id\x18\x01 \x01(\tR\x05keyId\x12!\n\x0csealed_again\x18\x02 \x01(\x03R\x0bsealedAgain2\xfc\n\n\x0cSpaceService\x12\x85\x01\n\x0b\x43reateSpace\x12\'.mnemocore.memory.v1.CreateSpaceRequest\x1a(.mnemocore.memory.v1.CreateSpaceResponse\"#\xca\xf3\x18\x1f\n\x0cmemory:write\x10\x01 \x01*\x02\x08\x05\x32\x02\x08<B\x03\x30.1\x12~\n\x08GetSpace\x12$.mnemocore.memory.v1.GetSpaceRequest\x1a%.mnemocore.memory.v1.GetSpaceResponse\"%\x90\x02\x01\xca\xf3\x18\x1e\n\x0bmemory:read\x10\x01 \x01*\x02\x08\x05\x32\x02\x08<B\x03\x30.1\x12\x84\x01\n\nListSpaces\x12&.mnemocore.memory.v1.ListSpacesRequest\x1a\'.mnemocore.memory.v1.ListSpacesResponse\"%\x90\x02\x01\xca\xf3\x18\x1e\n\x0bmemory:read\x10\x01 \x05*\x02\x08\n2\x02\x08<B\x03\x30.1\x12\x85\x01\n\x0bUpdateSpace\x12\'.mnemocore.memory.v1.UpdateSpaceRequest\x1a(.mnemocore.memory.v1.UpdateSpaceResponse\"#\xca\xf3\x18\x1f\n\x0cmemory:write\x10\x01 \x01*\x02\x08\x05\x32\x02\x08<B\x03\x30.2\x12\x87\x01\n\x0b\x44\x65leteSpace\x12\'.mnemocore.memory.v1.DeleteSpaceRequest\x1a(.mnemocore.memory.v1.DeleteSpaceResponse\"%\xca\xf3\x18!\n\x0cmemory:write\x10\x01\x18\x01 \x01*\x02\x08\x05\x32\x02\x08<B\x03\x30.2\x12\x8d\x01\n\rGetSpaceStats\x12).mnemocore.memory.v1.GetSpaceStatsRequest\x1a*.mnemocore.memory.v1.GetSpaceStatsResponse\"%\x90\x02\x01\xca\xf3\x18\x1e\n\x0bmemory:read\x10\x01 \n*\x02\x08\n2\x02\x08<B\x03\x30.2\x12\x85\x01\n\nEraseSpace\x12&.mnemocore.memory.v1.EraseSpaceRequest\x1a\'.mnemocore.memory.v1.EraseSpaceResponse\"&\xca\xf3\x18\"\n\x0cmemory:admin\x10\x01\x18\x01 d*\x02\x08<2\x03\x08\xd8\x04\x42\x03\x30.2\x12\x8b\x01\n\x0cListErasures\x12(.mnemocore.memory.v1.ListErasuresRequest\x1a).mnemocore.memory.v1.ListErasuresResponse\"&\x90\x02\x01\xca\xf3\x18\x1f\n\x0cmemory:admin\x10\x01 \x05*\x02\x08\n2\x02\x08<B\x03\x30.2\x12\x8f\x01\n\x0eRotateSpaceKey\x12*.mnemocore.memory.v1.RotateSpaceKeyRequest\x1a+.mnemocore.memory.v1.RotateSpaceKeyResponse\"$\xca\xf3\x18 \n\x0cmemory:admin\x10\x01 d*\x02\x08<2\x03\x08\x90\x1c\x42\x03\x30.2\x12\x92\x01\n\x0eRepublishSpace\x12*.mnemocore.memory.v1.RepublishSpaceRequest\x1a+.mnemocore.memory.v1.RepublishSpaceResponse\"\'\x90\x02\x02\xca\xf3\x18 \n\x0cmemory:admin\x10\x01 d*\x02\x08<2\x03\x08\xd8\x04\x42\x03\x30.1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,30 +49,106 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTSPACESREQUEST'].fields_by_name['page_token']._serialized_options = b'\322\363\030\003\030\200\010'
   _globals['_REPUBLISHSPACEREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_REPUBLISHSPACEREQUEST'].fields_by_name['name']._serialized_options = b'\322\363\030#\010\001*\037spaces/[a-z0-9][a-z0-9_-]{0,62}'
+  _globals['_UPDATESPACEREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_UPDATESPACEREQUEST'].fields_by_name['name']._serialized_options = b'\322\363\030#\010\001*\037spaces/[a-z0-9][a-z0-9_-]{0,62}'
+  _globals['_UPDATESPACEREQUEST'].fields_by_name['description']._loaded_options = None
+  _globals['_UPDATESPACEREQUEST'].fields_by_name['description']._serialized_options = b'\322\363\030\003\030\200\010'
+  _globals['_UPDATESPACEREQUEST'].fields_by_name['update_mask']._loaded_options = None
+  _globals['_UPDATESPACEREQUEST'].fields_by_name['update_mask']._serialized_options = b'\322\363\030\002\010\001'
+  _globals['_UPDATESPACEREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_UPDATESPACEREQUEST'].fields_by_name['etag']._serialized_options = b'\322\363\030\002\030@'
+  _globals['_DELETESPACEREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETESPACEREQUEST'].fields_by_name['name']._serialized_options = b'\322\363\030#\010\001*\037spaces/[a-z0-9][a-z0-9_-]{0,62}'
+  _globals['_GETSPACESTATSREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETSPACESTATSREQUEST'].fields_by_name['name']._serialized_options = b'\322\363\030#\010\001*\037spaces/[a-z0-9][a-z0-9_-]{0,62}'
+  _globals['_GETSPACESTATSREQUEST'].fields_by_name['growth_days']._loaded_options = None
+  _globals['_GETSPACESTATSREQUEST'].fields_by_name['growth_days']._serialized_options = b'\322\363\030\0221\000\000\000\000\000\000\000\0009\000\000\000\000\000\340v@'
+  _globals['_ERASESPACEREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_ERASESPACEREQUEST'].fields_by_name['name']._serialized_options = b'\322\363\030#\010\001*\037spaces/[a-z0-9][a-z0-9_-]{0,62}'
+  _globals['_ERASESPACEREQUEST'].fields_by_name['confirm']._loaded_options = None
+  _globals['_ERASESPACEREQUEST'].fields_by_name['confirm']._serialized_options = b'\322\363\030\004\010\001\030?'
+  _globals['_ERASESPACEREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_ERASESPACEREQUEST'].fields_by_name['etag']._serialized_options = b'\322\363\030\002\030@'
+  _globals['_ERASESPACEREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_ERASESPACEREQUEST'].fields_by_name['reason']._serialized_options = b'\322\363\030\003\030\200\004'
+  _globals['_LISTERASURESREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTERASURESREQUEST'].fields_by_name['page_size']._serialized_options = b'\322\363\030\t1\000\000\000\000\000\000\000\000'
+  _globals['_LISTERASURESREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTERASURESREQUEST'].fields_by_name['page_token']._serialized_options = b'\322\363\030\003\030\200\010'
+  _globals['_ROTATESPACEKEYREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_ROTATESPACEKEYREQUEST'].fields_by_name['name']._serialized_options = b'\322\363\030#\010\001*\037spaces/[a-z0-9][a-z0-9_-]{0,62}'
   _globals['_SPACESERVICE'].methods_by_name['CreateSpace']._loaded_options = None
   _globals['_SPACESERVICE'].methods_by_name['CreateSpace']._serialized_options = b'\312\363\030\037\n\014memory:write\020\001 \001*\002\010\0052\002\010<B\0030.1'
   _globals['_SPACESERVICE'].methods_by_name['GetSpace']._loaded_options = None
   _globals['_SPACESERVICE'].methods_by_name['GetSpace']._serialized_options = b'\220\002\001\312\363\030\036\n\013memory:read\020\001 \001*\002\010\0052\002\010<B\0030.1'
   _globals['_SPACESERVICE'].methods_by_name['ListSpaces']._loaded_options = None
   _globals['_SPACESERVICE'].methods_by_name['ListSpaces']._serialized_options = b'\220\002\001\312\363\030\036\n\013memory:read\020\001 \005*\002\010\n2\002\010<B\0030.1'
+  _globals['_SPACESERVICE'].methods_by_name['UpdateSpace']._loaded_options = None
+  _globals['_SPACESERVICE'].methods_by_name['UpdateSpace']._serialized_options = b'\312\363\030\037\n\014memory:write\020\001 \001*\002\010\0052\002\010<B\0030.2'
+  _globals['_SPACESERVICE'].methods_by_name['DeleteSpace']._loaded_options = None
+  _globals['_SPACESERVICE'].methods_by_name['DeleteSpace']._serialized_options = b'\312\363\030!\n\014memory:write\020\001\030\001 \001*\002\010\0052\002\010<B\0030.2'
+  _globals['_SPACESERVICE'].methods_by_name['GetSpaceStats']._loaded_options = None
+  _globals['_SPACESERVICE'].methods_by_name['GetSpaceStats']._serialized_options = b'\220\002\001\312\363\030\036\n\013memory:read\020\001 \n*\002\010\n2\002\010<B\0030.2'
+  _globals['_SPACESERVICE'].methods_by_name['EraseSpace']._loaded_options = None
+  _globals['_SPACESERVICE'].methods_by_name['EraseSpace']._serialized_options = b'\312\363\030\"\n\014memory:admin\020\001\030\001 d*\002\010<2\003\010\330\004B\0030.2'
+  _globals['_SPACESERVICE'].methods_by_name['ListErasures']._loaded_options = None
+  _globals['_SPACESERVICE'].methods_by_name['ListErasures']._serialized_options = b'\220\002\001\312\363\030\037\n\014memory:admin\020\001 \005*\002\010\n2\002\010<B\0030.2'
+  _globals['_SPACESERVICE'].methods_by_name['RotateSpaceKey']._loaded_options = None
+  _globals['_SPACESERVICE'].methods_by_name['RotateSpaceKey']._serialized_options = b'\312\363\030 \n\014memory:admin\020\001 d*\002\010<2\003\010\220\034B\0030.2'
   _globals['_SPACESERVICE'].methods_by_name['RepublishSpace']._loaded_options = None
   _globals['_SPACESERVICE'].methods_by_name['RepublishSpace']._serialized_options = b'\220\002\002\312\363\030 \n\014memory:admin\020\001 d*\002\010<2\003\010\330\004B\0030.1'
-  _globals['_CREATESPACEREQUEST']._serialized_start=137
-  _globals['_CREATESPACEREQUEST']._serialized_end=300
-  _globals['_CREATESPACERESPONSE']._serialized_start=302
-  _globals['_CREATESPACERESPONSE']._serialized_end=373
-  _globals['_GETSPACEREQUEST']._serialized_start=375
-  _globals['_GETSPACEREQUEST']._serialized_end=453
-  _globals['_GETSPACERESPONSE']._serialized_start=455
-  _globals['_GETSPACERESPONSE']._serialized_end=523
-  _globals['_LISTSPACESREQUEST']._serialized_start=525
-  _globals['_LISTSPACESREQUEST']._serialized_end=628
-  _globals['_LISTSPACESRESPONSE']._serialized_start=630
-  _globals['_LISTSPACESRESPONSE']._serialized_end=742
-  _globals['_REPUBLISHSPACEREQUEST']._serialized_start=744
-  _globals['_REPUBLISHSPACEREQUEST']._serialized_end=828
-  _globals['_REPUBLISHSPACERESPONSE']._serialized_start=830
-  _globals['_REPUBLISHSPACERESPONSE']._serialized_end=882
-  _globals['_SPACESERVICE']._serialized_start=885
-  _globals['_SPACESERVICE']._serialized_end=1447
+  _globals['_CREATESPACEREQUEST']._serialized_start=204
+  _globals['_CREATESPACEREQUEST']._serialized_end=455
+  _globals['_CREATESPACERESPONSE']._serialized_start=457
+  _globals['_CREATESPACERESPONSE']._serialized_end=528
+  _globals['_GETSPACEREQUEST']._serialized_start=530
+  _globals['_GETSPACEREQUEST']._serialized_end=608
+  _globals['_GETSPACERESPONSE']._serialized_start=610
+  _globals['_GETSPACERESPONSE']._serialized_end=678
+  _globals['_LISTSPACESREQUEST']._serialized_start=680
+  _globals['_LISTSPACESREQUEST']._serialized_end=783
+  _globals['_LISTSPACESRESPONSE']._serialized_start=785
+  _globals['_LISTSPACESRESPONSE']._serialized_end=897
+  _globals['_REPUBLISHSPACEREQUEST']._serialized_start=899
+  _globals['_REPUBLISHSPACEREQUEST']._serialized_end=983
+  _globals['_REPUBLISHSPACERESPONSE']._serialized_start=985
+  _globals['_REPUBLISHSPACERESPONSE']._serialized_end=1037
+  _globals['_UPDATESPACEREQUEST']._serialized_start=1040
+  _globals['_UPDATESPACEREQUEST']._serialized_end=1319
+  _globals['_UPDATESPACERESPONSE']._serialized_start=1321
+  _globals['_UPDATESPACERESPONSE']._serialized_end=1392
+  _globals['_DELETESPACEREQUEST']._serialized_start=1394
+  _globals['_DELETESPACEREQUEST']._serialized_end=1475
+  _globals['_DELETESPACERESPONSE']._serialized_start=1477
+  _globals['_DELETESPACERESPONSE']._serialized_end=1498
+  _globals['_GETSPACESTATSREQUEST']._serialized_start=1501
+  _globals['_GETSPACESTATSREQUEST']._serialized_end=1641
+  _globals['_GETSPACESTATSRESPONSE']._serialized_start=1643
+  _globals['_GETSPACESTATSRESPONSE']._serialized_end=1721
+  _globals['_SPACESTATS']._serialized_start=1724
+  _globals['_SPACESTATS']._serialized_end=2062
+  _globals['_KINDCOUNT']._serialized_start=2064
+  _globals['_KINDCOUNT']._serialized_end=2156
+  _globals['_STATECOUNT']._serialized_start=2158
+  _globals['_STATECOUNT']._serialized_end=2254
+  _globals['_TIERCOUNT']._serialized_start=2256
+  _globals['_TIERCOUNT']._serialized_end=2342
+  _globals['_DAYCOUNT']._serialized_start=2344
+  _globals['_DAYCOUNT']._serialized_end=2465
+  _globals['_ERASESPACEREQUEST']._serialized_start=2468
+  _globals['_ERASESPACEREQUEST']._serialized_end=2645
+  _globals['_ERASESPACERESPONSE']._serialized_start=2647
+  _globals['_ERASESPACERESPONSE']._serialized_end=2730
+  _globals['_ERASURERECEIPT']._serialized_start=2733
+  _globals['_ERASURERECEIPT']._serialized_end=3089
+  _globals['_LISTERASURESREQUEST']._serialized_start=3091
+  _globals['_LISTERASURESREQUEST']._serialized_end=3196
+  _globals['_LISTERASURESRESPONSE']._serialized_start=3198
+  _globals['_LISTERASURESRESPONSE']._serialized_end=3325
+  _globals['_ROTATESPACEKEYREQUEST']._serialized_start=3327
+  _globals['_ROTATESPACEKEYREQUEST']._serialized_end=3411
+  _globals['_ROTATESPACEKEYRESPONSE']._serialized_start=3413
+  _globals['_ROTATESPACEKEYRESPONSE']._serialized_end=3495
+  _globals['_SPACESERVICE']._serialized_start=3498
+  _globals['_SPACESERVICE']._serialized_end=4902
 # @@protoc_insertion_point(module_scope)

@@ -5,7 +5,9 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from mnemocore.memory.v1 import resources_pb2 as _resources_pb2
 import builtins as _builtins
@@ -28,22 +30,34 @@ class CreateSpaceRequest(_message.Message):
     SPACE_ID_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    ENCRYPTED_FIELD_NUMBER: _builtins.int
     space_id: _builtins.str
     """The last part of the name: 1 to 63 lower-case letters, digits, `-` or `_`, a letter or digit first."""
     description: _builtins.str
     """What the space is for."""
     request_id: _builtins.str
     """A UUID that names this request; sent again within 24 h, it returns the first answer and makes nothing."""
+    encrypted: _builtins.bool
+    """Encrypt at rest what its memories hold: content, metadata, tags, actors, sessions and media. Cannot be changed afterwards.
+    FAILED_PRECONDITION / KEY_UNAVAILABLE if the installation has no master key.
+    """
+    @_builtins.property
+    def policy(self) -> _resources_pb2.SpacePolicy:
+        """What is done by itself in it, and what it may hold."""
+
     def __init__(
         self,
         *,
         space_id: _builtins.str = ...,
         description: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        policy: _resources_pb2.SpacePolicy | None = ...,
+        encrypted: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "request_id", b"request_id", "space_id", b"space_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "encrypted", b"encrypted", "policy", b"policy", "request_id", b"request_id", "space_id", b"space_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -216,3 +230,546 @@ class RepublishSpaceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RepublishSpaceResponse: _TypeAlias = RepublishSpaceResponse  # noqa: Y015
+
+@_typing.final
+class UpdateSpaceRequest(_message.Message):
+    """Request of UpdateSpace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`spaces/{space}`."""
+    description: _builtins.str
+    """The new description, if the mask names it."""
+    etag: _builtins.str
+    """The etag the caller has seen; empty: whatever is stored."""
+    @_builtins.property
+    def policy(self) -> _resources_pb2.SpacePolicy:
+        """The new values of what the mask names of the policy."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which fields change: `description`, `policy`, or parts of it such as `policy.limits.max_memories` or
+        `policy.novelty_gate`. A field that is named and not set is emptied.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        policy: _resources_pb2.SpacePolicy | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "etag", b"etag", "name", b"name", "policy", b"policy", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateSpaceRequest: _TypeAlias = UpdateSpaceRequest  # noqa: Y015
+
+@_typing.final
+class UpdateSpaceResponse(_message.Message):
+    """Response of UpdateSpace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPACE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def space(self) -> _resources_pb2.Space:
+        """The space as it is now."""
+
+    def __init__(
+        self,
+        *,
+        space: _resources_pb2.Space | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["space", b"space"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["space", b"space"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateSpaceResponse: _TypeAlias = UpdateSpaceResponse  # noqa: Y015
+
+@_typing.final
+class DeleteSpaceRequest(_message.Message):
+    """Request of DeleteSpace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`spaces/{space}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSpaceRequest: _TypeAlias = DeleteSpaceRequest  # noqa: Y015
+
+@_typing.final
+class DeleteSpaceResponse(_message.Message):
+    """Response of DeleteSpace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSpaceResponse: _TypeAlias = DeleteSpaceResponse  # noqa: Y015
+
+@_typing.final
+class GetSpaceStatsRequest(_message.Message):
+    """Request of GetSpaceStats."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    GROWTH_DAYS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`spaces/{space}`."""
+    growth_days: _builtins.int
+    """Days the growth is told of, up to today: 0 means 30, and 366 is the most."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        growth_days: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["growth_days", b"growth_days", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSpaceStatsRequest: _TypeAlias = GetSpaceStatsRequest  # noqa: Y015
+
+@_typing.final
+class GetSpaceStatsResponse(_message.Message):
+    """Response of GetSpaceStats."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def stats(self) -> Global___SpaceStats:
+        """The counts."""
+
+    def __init__(
+        self,
+        *,
+        stats: Global___SpaceStats | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stats", b"stats"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stats", b"stats"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSpaceStatsResponse: _TypeAlias = GetSpaceStatsResponse  # noqa: Y015
+
+@_typing.final
+class SpaceStats(_message.Message):
+    """What is in a space."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KINDS_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    TIERS_FIELD_NUMBER: _builtins.int
+    CONTENT_BYTES_FIELD_NUMBER: _builtins.int
+    MEDIA_BYTES_FIELD_NUMBER: _builtins.int
+    ASSOCIATIONS_FIELD_NUMBER: _builtins.int
+    GROWTH_FIELD_NUMBER: _builtins.int
+    content_bytes: _builtins.int
+    """Bytes of content and metadata."""
+    media_bytes: _builtins.int
+    """Bytes of media."""
+    associations: _builtins.int
+    """Associations."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___KindCount]:
+        """Memories of each kind, whatever their state."""
+
+    @_builtins.property
+    def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateCount]:
+        """Memories in each state."""
+
+    @_builtins.property
+    def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TierCount]:
+        """Memories in each tier, whatever their state."""
+
+    @_builtins.property
+    def growth(self) -> _containers.RepeatedCompositeFieldContainer[Global___DayCount]:
+        """Memories written on each of the last days, oldest first; days without any are left out."""
+
+    def __init__(
+        self,
+        *,
+        kinds: _abc.Iterable[Global___KindCount] | None = ...,
+        states: _abc.Iterable[Global___StateCount] | None = ...,
+        tiers: _abc.Iterable[Global___TierCount] | None = ...,
+        content_bytes: _builtins.int = ...,
+        media_bytes: _builtins.int = ...,
+        associations: _builtins.int = ...,
+        growth: _abc.Iterable[Global___DayCount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["associations", b"associations", "content_bytes", b"content_bytes", "growth", b"growth", "kinds", b"kinds", "media_bytes", b"media_bytes", "states", b"states", "tiers", b"tiers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpaceStats: _TypeAlias = SpaceStats  # noqa: Y015
+
+@_typing.final
+class KindCount(_message.Message):
+    """Memories of a kind."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    MEMORIES_FIELD_NUMBER: _builtins.int
+    kind: _resources_pb2.MemoryKind.ValueType
+    """The kind."""
+    memories: _builtins.int
+    """Their number."""
+    def __init__(
+        self,
+        *,
+        kind: _resources_pb2.MemoryKind.ValueType = ...,
+        memories: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "memories", b"memories"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KindCount: _TypeAlias = KindCount  # noqa: Y015
+
+@_typing.final
+class StateCount(_message.Message):
+    """Memories in a state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    MEMORIES_FIELD_NUMBER: _builtins.int
+    state: _resources_pb2.MemoryState.ValueType
+    """The state."""
+    memories: _builtins.int
+    """Their number."""
+    def __init__(
+        self,
+        *,
+        state: _resources_pb2.MemoryState.ValueType = ...,
+        memories: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memories", b"memories", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateCount: _TypeAlias = StateCount  # noqa: Y015
+
+@_typing.final
+class TierCount(_message.Message):
+    """Memories in a tier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIER_FIELD_NUMBER: _builtins.int
+    MEMORIES_FIELD_NUMBER: _builtins.int
+    tier: _resources_pb2.Tier.ValueType
+    """The tier."""
+    memories: _builtins.int
+    """Their number."""
+    def __init__(
+        self,
+        *,
+        tier: _resources_pb2.Tier.ValueType = ...,
+        memories: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memories", b"memories", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TierCount: _TypeAlias = TierCount  # noqa: Y015
+
+@_typing.final
+class DayCount(_message.Message):
+    """Memories written on a day."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAY_FIELD_NUMBER: _builtins.int
+    MEMORIES_FIELD_NUMBER: _builtins.int
+    CONTENT_BYTES_FIELD_NUMBER: _builtins.int
+    memories: _builtins.int
+    """Their number."""
+    content_bytes: _builtins.int
+    """Bytes of their content and metadata."""
+    @_builtins.property
+    def day(self) -> _timestamp_pb2.Timestamp:
+        """Its beginning, in UTC."""
+
+    def __init__(
+        self,
+        *,
+        day: _timestamp_pb2.Timestamp | None = ...,
+        memories: _builtins.int = ...,
+        content_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["day", b"day"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_bytes", b"content_bytes", "day", b"day", "memories", b"memories"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DayCount: _TypeAlias = DayCount  # noqa: Y015
+
+@_typing.final
+class EraseSpaceRequest(_message.Message):
+    """Request of EraseSpace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CONFIRM_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`spaces/{space}`."""
+    confirm: _builtins.str
+    """The last part of the name once more, so that nothing is erased by a slip."""
+    etag: _builtins.str
+    """The etag the caller has seen; empty: whatever is stored."""
+    reason: _builtins.str
+    """Why; kept in the receipt. It should hold no personal data."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        confirm: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm", b"confirm", "etag", b"etag", "name", b"name", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseSpaceRequest: _TypeAlias = EraseSpaceRequest  # noqa: Y015
+
+@_typing.final
+class EraseSpaceResponse(_message.Message):
+    """Response of EraseSpace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def receipt(self) -> Global___ErasureReceipt:
+        """The receipt."""
+
+    def __init__(
+        self,
+        *,
+        receipt: Global___ErasureReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseSpaceResponse: _TypeAlias = EraseSpaceResponse  # noqa: Y015
+
+@_typing.final
+class ErasureReceipt(_message.Message):
+    """Proof that a space was erased, without any of its content."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SPACE_UID_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ERASE_TIME_FIELD_NUMBER: _builtins.int
+    LOG_ERASE_TIME_FIELD_NUMBER: _builtins.int
+    MEMORIES_FIELD_NUMBER: _builtins.int
+    REVISIONS_FIELD_NUMBER: _builtins.int
+    MEDIA_FIELD_NUMBER: _builtins.int
+    ASSOCIATIONS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id, a UUID."""
+    space_uid: _builtins.str
+    """Internal id of the space that was erased."""
+    principal: _builtins.str
+    """Who asked for it."""
+    reason: _builtins.str
+    """Why, in the caller's words."""
+    memories: _builtins.int
+    """Memories erased."""
+    revisions: _builtins.int
+    """Revisions erased."""
+    media: _builtins.int
+    """Media erased."""
+    associations: _builtins.int
+    """Associations erased."""
+    @_builtins.property
+    def erase_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was erased here."""
+
+    @_builtins.property
+    def log_erase_time(self) -> _timestamp_pb2.Timestamp:
+        """When the event log confirmed that it has erased the events; not set before."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        space_uid: _builtins.str = ...,
+        principal: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        erase_time: _timestamp_pb2.Timestamp | None = ...,
+        log_erase_time: _timestamp_pb2.Timestamp | None = ...,
+        memories: _builtins.int = ...,
+        revisions: _builtins.int = ...,
+        media: _builtins.int = ...,
+        associations: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["erase_time", b"erase_time", "log_erase_time", b"log_erase_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["associations", b"associations", "erase_time", b"erase_time", "id", b"id", "log_erase_time", b"log_erase_time", "media", b"media", "memories", b"memories", "principal", b"principal", "reason", b"reason", "revisions", b"revisions", "space_uid", b"space_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ErasureReceipt: _TypeAlias = ErasureReceipt  # noqa: Y015
+
+@_typing.final
+class ListErasuresRequest(_message.Message):
+    """Request of ListErasures."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Receipts a page: 0 means 100, more than 1,000 means 1,000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListErasuresRequest: _TypeAlias = ListErasuresRequest  # noqa: Y015
+
+@_typing.final
+class ListErasuresResponse(_message.Message):
+    """Response of ListErasures."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def receipts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ErasureReceipt]:
+        """The receipts, newest first."""
+
+    def __init__(
+        self,
+        *,
+        receipts: _abc.Iterable[Global___ErasureReceipt] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "receipts", b"receipts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListErasuresResponse: _TypeAlias = ListErasuresResponse  # noqa: Y015
+
+@_typing.final
+class RotateSpaceKeyRequest(_message.Message):
+    """Request of RotateSpaceKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`spaces/{space}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateSpaceKeyRequest: _TypeAlias = RotateSpaceKeyRequest  # noqa: Y015
+
+@_typing.final
+class RotateSpaceKeyResponse(_message.Message):
+    """Response of RotateSpaceKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    SEALED_AGAIN_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """Id of the key now in use."""
+    sealed_again: _builtins.int
+    """Memories, revisions and media encrypted anew by this call."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        sealed_again: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "sealed_again", b"sealed_again"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateSpaceKeyResponse: _TypeAlias = RotateSpaceKeyResponse  # noqa: Y015

@@ -53,6 +53,36 @@ class SpaceServiceStub:
                 request_serializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.ListSpacesRequest.SerializeToString,
                 response_deserializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.ListSpacesResponse.FromString,
                 _registered_method=True)
+        self.UpdateSpace = channel.unary_unary(
+                '/mnemocore.memory.v1.SpaceService/UpdateSpace',
+                request_serializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.UpdateSpaceRequest.SerializeToString,
+                response_deserializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.UpdateSpaceResponse.FromString,
+                _registered_method=True)
+        self.DeleteSpace = channel.unary_unary(
+                '/mnemocore.memory.v1.SpaceService/DeleteSpace',
+                request_serializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.DeleteSpaceRequest.SerializeToString,
+                response_deserializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.DeleteSpaceResponse.FromString,
+                _registered_method=True)
+        self.GetSpaceStats = channel.unary_unary(
+                '/mnemocore.memory.v1.SpaceService/GetSpaceStats',
+                request_serializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.GetSpaceStatsRequest.SerializeToString,
+                response_deserializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.GetSpaceStatsResponse.FromString,
+                _registered_method=True)
+        self.EraseSpace = channel.unary_unary(
+                '/mnemocore.memory.v1.SpaceService/EraseSpace',
+                request_serializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.EraseSpaceRequest.SerializeToString,
+                response_deserializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.EraseSpaceResponse.FromString,
+                _registered_method=True)
+        self.ListErasures = channel.unary_unary(
+                '/mnemocore.memory.v1.SpaceService/ListErasures',
+                request_serializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.ListErasuresRequest.SerializeToString,
+                response_deserializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.ListErasuresResponse.FromString,
+                _registered_method=True)
+        self.RotateSpaceKey = channel.unary_unary(
+                '/mnemocore.memory.v1.SpaceService/RotateSpaceKey',
+                request_serializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.RotateSpaceKeyRequest.SerializeToString,
+                response_deserializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.RotateSpaceKeyResponse.FromString,
+                _registered_method=True)
         self.RepublishSpace = channel.unary_unary(
                 '/mnemocore.memory.v1.SpaceService/RepublishSpace',
                 request_serializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.RepublishSpaceRequest.SerializeToString,
@@ -94,6 +124,64 @@ class SpaceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateSpace(self, request, context):
+        """Changes the description or parts of the policy.
+
+        NOT_FOUND / SPACE_NOT_FOUND; ABORTED / SPACE_ETAG_MISMATCH; INVALID_ARGUMENT / INVALID_FIELD for a path that cannot be
+        updated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSpace(self, request, context):
+        """Removes an empty space. To remove one with everything in it, erase it.
+
+        NOT_FOUND / SPACE_NOT_FOUND; FAILED_PRECONDITION / SPACE_NOT_EMPTY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSpaceStats(self, request, context):
+        """Counts what is in a space: by kind, state and tier, in bytes, and as it grew.
+
+        NOT_FOUND / SPACE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseSpace(self, request, context):
+        """Erases a space with every trace of it: memories, history, media, associations, sessions, grants, its key, its events and its
+        index. Returns a receipt that holds none of the content. The log and the index follow within moments; until then the name
+        is free, and nothing can be read of the old one.
+
+        NOT_FOUND / SPACE_NOT_FOUND; ABORTED / SPACE_ETAG_MISMATCH; INVALID_ARGUMENT / INVALID_FIELD if `confirm` is not the name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListErasures(self, request, context):
+        """Lists the receipts of erased spaces of the tenant, newest first.
+
+        INVALID_ARGUMENT / PAGE_TOKEN_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateSpaceKey(self, request, context):
+        """Gives an encrypted space a new data key and encrypts everything in it anew, while it is in use. Returns when all is done;
+        calling it again goes on where it stopped.
+
+        NOT_FOUND / SPACE_NOT_FOUND; FAILED_PRECONDITION / SPACE_NOT_ENCRYPTED or KEY_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RepublishSpace(self, request, context):
         """Publishes every active memory of a space again, so that projections can be rebuilt. Consumers are idempotent, so it is safe
         at any time.
@@ -121,6 +209,36 @@ def add_SpaceServiceServicer_to_server(servicer, server):
                     servicer.ListSpaces,
                     request_deserializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.ListSpacesRequest.FromString,
                     response_serializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.ListSpacesResponse.SerializeToString,
+            ),
+            'UpdateSpace': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateSpace,
+                    request_deserializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.UpdateSpaceRequest.FromString,
+                    response_serializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.UpdateSpaceResponse.SerializeToString,
+            ),
+            'DeleteSpace': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSpace,
+                    request_deserializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.DeleteSpaceRequest.FromString,
+                    response_serializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.DeleteSpaceResponse.SerializeToString,
+            ),
+            'GetSpaceStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSpaceStats,
+                    request_deserializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.GetSpaceStatsRequest.FromString,
+                    response_serializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.GetSpaceStatsResponse.SerializeToString,
+            ),
+            'EraseSpace': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseSpace,
+                    request_deserializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.EraseSpaceRequest.FromString,
+                    response_serializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.EraseSpaceResponse.SerializeToString,
+            ),
+            'ListErasures': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListErasures,
+                    request_deserializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.ListErasuresRequest.FromString,
+                    response_serializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.ListErasuresResponse.SerializeToString,
+            ),
+            'RotateSpaceKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateSpaceKey,
+                    request_deserializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.RotateSpaceKeyRequest.FromString,
+                    response_serializer=mnemocore_dot_memory_dot_v1_dot_space__service__pb2.RotateSpaceKeyResponse.SerializeToString,
             ),
             'RepublishSpace': grpc.unary_unary_rpc_method_handler(
                     servicer.RepublishSpace,
@@ -213,6 +331,168 @@ class SpaceService:
             '/mnemocore.memory.v1.SpaceService/ListSpaces',
             mnemocore_dot_memory_dot_v1_dot_space__service__pb2.ListSpacesRequest.SerializeToString,
             mnemocore_dot_memory_dot_v1_dot_space__service__pb2.ListSpacesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateSpace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mnemocore.memory.v1.SpaceService/UpdateSpace',
+            mnemocore_dot_memory_dot_v1_dot_space__service__pb2.UpdateSpaceRequest.SerializeToString,
+            mnemocore_dot_memory_dot_v1_dot_space__service__pb2.UpdateSpaceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSpace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mnemocore.memory.v1.SpaceService/DeleteSpace',
+            mnemocore_dot_memory_dot_v1_dot_space__service__pb2.DeleteSpaceRequest.SerializeToString,
+            mnemocore_dot_memory_dot_v1_dot_space__service__pb2.DeleteSpaceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSpaceStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mnemocore.memory.v1.SpaceService/GetSpaceStats',
+            mnemocore_dot_memory_dot_v1_dot_space__service__pb2.GetSpaceStatsRequest.SerializeToString,
+            mnemocore_dot_memory_dot_v1_dot_space__service__pb2.GetSpaceStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseSpace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mnemocore.memory.v1.SpaceService/EraseSpace',
+            mnemocore_dot_memory_dot_v1_dot_space__service__pb2.EraseSpaceRequest.SerializeToString,
+            mnemocore_dot_memory_dot_v1_dot_space__service__pb2.EraseSpaceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListErasures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mnemocore.memory.v1.SpaceService/ListErasures',
+            mnemocore_dot_memory_dot_v1_dot_space__service__pb2.ListErasuresRequest.SerializeToString,
+            mnemocore_dot_memory_dot_v1_dot_space__service__pb2.ListErasuresResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateSpaceKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mnemocore.memory.v1.SpaceService/RotateSpaceKey',
+            mnemocore_dot_memory_dot_v1_dot_space__service__pb2.RotateSpaceKeyRequest.SerializeToString,
+            mnemocore_dot_memory_dot_v1_dot_space__service__pb2.RotateSpaceKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

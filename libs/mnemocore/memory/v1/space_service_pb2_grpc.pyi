@@ -52,6 +52,40 @@ class SpaceServiceStub:
 
     INVALID_ARGUMENT / PAGE_TOKEN_MISMATCH.
     """
+    UpdateSpace: _grpc.UnaryUnaryMultiCallable[_space_service_pb2.UpdateSpaceRequest, _space_service_pb2.UpdateSpaceResponse]
+    """Changes the description or parts of the policy.
+
+    NOT_FOUND / SPACE_NOT_FOUND; ABORTED / SPACE_ETAG_MISMATCH; INVALID_ARGUMENT / INVALID_FIELD for a path that cannot be
+    updated.
+    """
+    DeleteSpace: _grpc.UnaryUnaryMultiCallable[_space_service_pb2.DeleteSpaceRequest, _space_service_pb2.DeleteSpaceResponse]
+    """Removes an empty space. To remove one with everything in it, erase it.
+
+    NOT_FOUND / SPACE_NOT_FOUND; FAILED_PRECONDITION / SPACE_NOT_EMPTY.
+    """
+    GetSpaceStats: _grpc.UnaryUnaryMultiCallable[_space_service_pb2.GetSpaceStatsRequest, _space_service_pb2.GetSpaceStatsResponse]
+    """Counts what is in a space: by kind, state and tier, in bytes, and as it grew.
+
+    NOT_FOUND / SPACE_NOT_FOUND.
+    """
+    EraseSpace: _grpc.UnaryUnaryMultiCallable[_space_service_pb2.EraseSpaceRequest, _space_service_pb2.EraseSpaceResponse]
+    """Erases a space with every trace of it: memories, history, media, associations, sessions, grants, its key, its events and its
+    index. Returns a receipt that holds none of the content. The log and the index follow within moments; until then the name
+    is free, and nothing can be read of the old one.
+
+    NOT_FOUND / SPACE_NOT_FOUND; ABORTED / SPACE_ETAG_MISMATCH; INVALID_ARGUMENT / INVALID_FIELD if `confirm` is not the name.
+    """
+    ListErasures: _grpc.UnaryUnaryMultiCallable[_space_service_pb2.ListErasuresRequest, _space_service_pb2.ListErasuresResponse]
+    """Lists the receipts of erased spaces of the tenant, newest first.
+
+    INVALID_ARGUMENT / PAGE_TOKEN_MISMATCH.
+    """
+    RotateSpaceKey: _grpc.UnaryUnaryMultiCallable[_space_service_pb2.RotateSpaceKeyRequest, _space_service_pb2.RotateSpaceKeyResponse]
+    """Gives an encrypted space a new data key and encrypts everything in it anew, while it is in use. Returns when all is done;
+    calling it again goes on where it stopped.
+
+    NOT_FOUND / SPACE_NOT_FOUND; FAILED_PRECONDITION / SPACE_NOT_ENCRYPTED or KEY_UNAVAILABLE.
+    """
     RepublishSpace: _grpc.UnaryUnaryMultiCallable[_space_service_pb2.RepublishSpaceRequest, _space_service_pb2.RepublishSpaceResponse]
     """Publishes every active memory of a space again, so that projections can be rebuilt. Consumers are idempotent, so it is safe
     at any time.
@@ -82,6 +116,40 @@ class SpaceServiceAsyncStub(SpaceServiceStub):
     """Lists the tenant's spaces by name.
 
     INVALID_ARGUMENT / PAGE_TOKEN_MISMATCH.
+    """
+    UpdateSpace: _aio.UnaryUnaryMultiCallable[_space_service_pb2.UpdateSpaceRequest, _space_service_pb2.UpdateSpaceResponse]  # type: ignore[assignment]
+    """Changes the description or parts of the policy.
+
+    NOT_FOUND / SPACE_NOT_FOUND; ABORTED / SPACE_ETAG_MISMATCH; INVALID_ARGUMENT / INVALID_FIELD for a path that cannot be
+    updated.
+    """
+    DeleteSpace: _aio.UnaryUnaryMultiCallable[_space_service_pb2.DeleteSpaceRequest, _space_service_pb2.DeleteSpaceResponse]  # type: ignore[assignment]
+    """Removes an empty space. To remove one with everything in it, erase it.
+
+    NOT_FOUND / SPACE_NOT_FOUND; FAILED_PRECONDITION / SPACE_NOT_EMPTY.
+    """
+    GetSpaceStats: _aio.UnaryUnaryMultiCallable[_space_service_pb2.GetSpaceStatsRequest, _space_service_pb2.GetSpaceStatsResponse]  # type: ignore[assignment]
+    """Counts what is in a space: by kind, state and tier, in bytes, and as it grew.
+
+    NOT_FOUND / SPACE_NOT_FOUND.
+    """
+    EraseSpace: _aio.UnaryUnaryMultiCallable[_space_service_pb2.EraseSpaceRequest, _space_service_pb2.EraseSpaceResponse]  # type: ignore[assignment]
+    """Erases a space with every trace of it: memories, history, media, associations, sessions, grants, its key, its events and its
+    index. Returns a receipt that holds none of the content. The log and the index follow within moments; until then the name
+    is free, and nothing can be read of the old one.
+
+    NOT_FOUND / SPACE_NOT_FOUND; ABORTED / SPACE_ETAG_MISMATCH; INVALID_ARGUMENT / INVALID_FIELD if `confirm` is not the name.
+    """
+    ListErasures: _aio.UnaryUnaryMultiCallable[_space_service_pb2.ListErasuresRequest, _space_service_pb2.ListErasuresResponse]  # type: ignore[assignment]
+    """Lists the receipts of erased spaces of the tenant, newest first.
+
+    INVALID_ARGUMENT / PAGE_TOKEN_MISMATCH.
+    """
+    RotateSpaceKey: _aio.UnaryUnaryMultiCallable[_space_service_pb2.RotateSpaceKeyRequest, _space_service_pb2.RotateSpaceKeyResponse]  # type: ignore[assignment]
+    """Gives an encrypted space a new data key and encrypts everything in it anew, while it is in use. Returns when all is done;
+    calling it again goes on where it stopped.
+
+    NOT_FOUND / SPACE_NOT_FOUND; FAILED_PRECONDITION / SPACE_NOT_ENCRYPTED or KEY_UNAVAILABLE.
     """
     RepublishSpace: _aio.UnaryUnaryMultiCallable[_space_service_pb2.RepublishSpaceRequest, _space_service_pb2.RepublishSpaceResponse]  # type: ignore[assignment]
     """Publishes every active memory of a space again, so that projections can be rebuilt. Consumers are idempotent, so it is safe
@@ -128,6 +196,76 @@ class SpaceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the tenant's spaces by name.
 
         INVALID_ARGUMENT / PAGE_TOKEN_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateSpace(
+        self,
+        request: _space_service_pb2.UpdateSpaceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_space_service_pb2.UpdateSpaceResponse, _abc.Awaitable[_space_service_pb2.UpdateSpaceResponse]]:
+        """Changes the description or parts of the policy.
+
+        NOT_FOUND / SPACE_NOT_FOUND; ABORTED / SPACE_ETAG_MISMATCH; INVALID_ARGUMENT / INVALID_FIELD for a path that cannot be
+        updated.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteSpace(
+        self,
+        request: _space_service_pb2.DeleteSpaceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_space_service_pb2.DeleteSpaceResponse, _abc.Awaitable[_space_service_pb2.DeleteSpaceResponse]]:
+        """Removes an empty space. To remove one with everything in it, erase it.
+
+        NOT_FOUND / SPACE_NOT_FOUND; FAILED_PRECONDITION / SPACE_NOT_EMPTY.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSpaceStats(
+        self,
+        request: _space_service_pb2.GetSpaceStatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_space_service_pb2.GetSpaceStatsResponse, _abc.Awaitable[_space_service_pb2.GetSpaceStatsResponse]]:
+        """Counts what is in a space: by kind, state and tier, in bytes, and as it grew.
+
+        NOT_FOUND / SPACE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseSpace(
+        self,
+        request: _space_service_pb2.EraseSpaceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_space_service_pb2.EraseSpaceResponse, _abc.Awaitable[_space_service_pb2.EraseSpaceResponse]]:
+        """Erases a space with every trace of it: memories, history, media, associations, sessions, grants, its key, its events and its
+        index. Returns a receipt that holds none of the content. The log and the index follow within moments; until then the name
+        is free, and nothing can be read of the old one.
+
+        NOT_FOUND / SPACE_NOT_FOUND; ABORTED / SPACE_ETAG_MISMATCH; INVALID_ARGUMENT / INVALID_FIELD if `confirm` is not the name.
+        """
+
+    @_abc_1.abstractmethod
+    def ListErasures(
+        self,
+        request: _space_service_pb2.ListErasuresRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_space_service_pb2.ListErasuresResponse, _abc.Awaitable[_space_service_pb2.ListErasuresResponse]]:
+        """Lists the receipts of erased spaces of the tenant, newest first.
+
+        INVALID_ARGUMENT / PAGE_TOKEN_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateSpaceKey(
+        self,
+        request: _space_service_pb2.RotateSpaceKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_space_service_pb2.RotateSpaceKeyResponse, _abc.Awaitable[_space_service_pb2.RotateSpaceKeyResponse]]:
+        """Gives an encrypted space a new data key and encrypts everything in it anew, while it is in use. Returns when all is done;
+        calling it again goes on where it stopped.
+
+        NOT_FOUND / SPACE_NOT_FOUND; FAILED_PRECONDITION / SPACE_NOT_ENCRYPTED or KEY_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod

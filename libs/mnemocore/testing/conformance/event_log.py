@@ -45,6 +45,9 @@ class Log(Protocol):
     async def redact(self, keys: Sequence[tuple[str, str, str]]) -> int:
         """Take payloads out."""
 
+    async def remove(self, tenant: Any, space_uid: Any, keep_id: str, limit: int) -> int:
+        """Remove events of a space."""
+
     async def read(self, after: int, where: Any, limit: int) -> Any:
         """Read a page."""
 
@@ -155,6 +158,84 @@ class EventLogConformance(ABC):
         assert [place.event.data for place in await self.read_all(log)] == [b"", b"secret"]
         assert [(place.position, place.event.id) for place in await self.read_all(log)] == [(1, "a"), (2, "a")]
         assert await log.append([mine], STORED_AT) == [1]
+
+    async def test_removing_leaves_empty_positions_and_one_event(self) -> None:
+        """In bounded portions; other spaces, other tenants and events of no space keep theirs; the head stays."""
+        log = await self.open_log()
+        theirs = self.event(Sample("last", tenant="other"))
+        await log.append(self.events("first", space_uid=SPACE_B), STORED_AT)
+        await log.append(self.events(*"abcdefg"), STORED_AT)
+        await log.append([theirs, *self.events("of no space", space_uid="")], STORED_AT)
+        await log.append(self.events("last"), STORED_AT)
+        assert [await log.remove("acme", SPACE_A, "last", 3) for _ in range(4)] == [3, 3, 1, 0]
+        kept = [(1, "first"), (9, "last"), (10, "of no space"), (11, "last")]
+        for limit in (1, 2, 7):
+            assert [(place.position, place.event.id) for place in await self.read_all(log, limit=limit)] == kept
+        assert await log.head() == 11
+        for after, wanted in ((0, [9, 11]), (3, [9, 11]), (9, [11]), (11, [])):
+            found = await self.read_all(log, self.where(space_uid=SPACE_A), after)
+            assert [place.position for place in found] == wanted
+
+    async def test_after_removing_the_log_goes_on_behind_its_head(self) -> None:
+        """Also when everything was removed: no position is given twice."""
+        log = await self.open_log()
+        await log.append(self.events("a", "b"), STORED_AT)
+        assert [await log.remove("acme", SPACE_A, "", 100) for _ in range(2)] == [2, 0]
+        page = await log.read(0, self.where(), 10)
+        assert (list(page.events), page.resume, page.head) == ([], 2, 2)
+        assert await log.append(self.events("c"), STORED_AT) == [3]
+        assert [place.position for place in await self.read_all(log)] == [3]
+
+    async def test_after_its_end_nothing_of_a_space_is_appended(self) -> None:
+        """In later batches and in the same one, before and after its events were removed; other spaces go on."""
+        log, other = await self.open_log(), await self.open_log()
+        (end,) = self.events("end", type="space.erased")
+        late, theirs = self.events("late", "later"), self.events("x", "y", space_uid=SPACE_B)
+        assert await log.append([*self.events("a"), end, late[0], theirs[0]], STORED_AT) == [1, 2, 2, 3]
+        assert await other.append([late[1], *self.events("a"), theirs[1], end], STORED_AT) == [2, 1, 4, 2]
+        assert await other.remove("acme", SPACE_A, "end", 100) == 1
+        assert await other.append([*late, *self.events("a"), end, theirs[1]], STORED_AT) == [2, 2, 2, 2, 4]
+        assert [(each.position, each.event.id) for each in await self.read_all(log)] == [(2, "end"), (3, "x"), (4, "y")]
+
+    async def test_events_beside_the_end_of_their_space(self) -> None:
+        """However they meet, removing once after the end leaves nothing but the end."""
+        log, other = await self.open_log(), await self.open_log()
+
+        begun = asyncio.Event()
+
+        async def append() -> None:
+            for n in range(30):
+                await other.append(self.events(f"{n}"), STORED_AT)
+                begun.set()
+
+        async def end() -> None:
+            await begun.wait()
+            await log.append(self.events("end", type="space.erased"), STORED_AT)
+            await log.remove("acme", SPACE_A, "end", 1000)
+
+        await asyncio.gather(append(), end())
+        assert [place.event.id for place in await self.read_all(log)] == ["end"]
+
+    async def test_removing_beside_appenders_and_a_reader(self) -> None:
+        """Nothing of other spaces is lost, and the reader sees everything of them once, in order."""
+        log, other = await self.open_log(), await self.open_log()
+        await log.append(self.events(*(f"gone:{n}" for n in range(300))), STORED_AT)
+
+        async def remove() -> int:
+            removed = 0
+            while portion := await log.remove("acme", SPACE_A, "", 20):
+                removed += portion
+            return removed
+
+        async def append() -> None:
+            for n in range(30):
+                await other.append(self.events(f"kept:{n}", space_uid=SPACE_B), STORED_AT)
+
+        reader = await self.open_log()
+        removed, _ = await asyncio.gather(remove(), append())
+        assert removed == 300
+        found = await self.read_all(reader, limit=7)
+        assert [place.event.id for place in found] == [f"kept:{n}" for n in range(30)]
 
     async def test_reading_starts_after_a_position_and_obeys_the_limit(self) -> None:
         """The resume position is the last event's when the page is full."""

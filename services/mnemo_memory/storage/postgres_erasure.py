@@ -1,0 +1,167 @@
+"""Removing spaces from PostgreSQL, and the receipts of that.
+
+A space is removed under the lock of its row, the strongest there is: every write of memories waits for it, and so does
+whoever adds a row that refers to the space. When it is over they find that there is no space.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from mnemo_memory.domain.erasure import Receipt
+from mnemo_memory.storage import rows
+from mnemocore.errors import (
+    SpaceEtagMismatchError,
+    SpaceNotEmptyError,
+    SpaceNotFoundError,
+)
+from mnemocore.ids import SpaceUid, Tenant
+from mnemocore.postgres.failures import translated
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from asyncpg import Connection, Record
+
+    from mnemo_memory.domain.memory import Space
+    from mnemo_memory.domain.ports import Author
+    from mnemocore.postgres import Database
+
+TABLES: Final = (
+    *("requests", "grants", "working_items", "checkpoints", "sessions", "associations"),
+    *("media_parts", "media", "revisions", "memories", "space_keys"),
+)
+"""Every table with rows of spaces, the receipts aside: what refers to another one comes before it."""
+
+_CLOSE_SECONDS: Final = 1.0
+_COLUMNS: Final = (
+    "id, number, tenant, space_uid, principal, reason, erased_at, log_erased_at, revision, memories, revisions, media, "
+    "associations"
+)
+_HOLDS_SOMETHING: Final = """
+SELECT EXISTS (SELECT FROM memory.memories WHERE space_uid = $1)
+    OR EXISTS (SELECT FROM memory.media WHERE space_uid = $1)
+    OR EXISTS (SELECT FROM memory.sessions WHERE space_uid = $1)
+    OR EXISTS (SELECT FROM memory.working_items WHERE space_uid = $1 AND (expires_at IS NULL OR expires_at > $2))
+"""
+
+
+class PostgresErasures:
+    """Implements `mnemo_memory.domain.erasure.ErasureStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def erase_space(self, space: Space, receipt_id: str, author: Author, etag: str) -> Receipt:
+        """Remove everything of a space in one transaction."""
+        async with self._database.transaction() as connection:
+            locked = await _lock(connection, space)
+            if etag and etag != locked.etag:
+                raise SpaceEtagMismatchError(space=space.name)
+            return await _remove(connection, locked, receipt_id, author)
+
+    async def delete_space(self, space: Space, receipt_id: str, author: Author) -> Receipt | None:
+        """Remove a space in which there is nothing; a receipt if the log may have heard of it."""
+        async with self._database.transaction() as connection:
+            locked = await _lock(connection, space)
+            if await connection.fetchval(_HOLDS_SOMETHING, UUID(space.uid), author.at):
+                raise SpaceNotEmptyError(space=space.name)
+            if locked.revision == 0:
+                await _delete_rows(connection, locked)
+                return None
+            return await _remove(connection, locked, receipt_id, author)
+
+    async def list_receipts(self, tenant: Tenant, before: int | None, limit: int) -> list[Receipt]:
+        """Receipts of a tenant by falling number."""
+        found = await self._database.fetch(
+            f"SELECT {_COLUMNS} FROM memory.erasures WHERE tenant = $1 AND ($2::bigint IS NULL OR number < $2) "
+            "ORDER BY number DESC LIMIT $3",
+            tenant,
+            before,
+            limit,
+        )
+        return [_receipt(row) for row in found]
+
+    async def unconfirmed(self, limit: int) -> list[Receipt]:
+        """Receipts the log has not confirmed."""
+        found = await self._database.fetch(
+            f"SELECT {_COLUMNS} FROM memory.erasures WHERE log_erased_at IS NULL ORDER BY random() LIMIT $1", limit
+        )
+        return [_receipt(row) for row in found]
+
+    async def confirm(self, receipt: Receipt, at: datetime) -> None:
+        """Remember that the log has erased the events; the first time counts."""
+        await self._database.execute(
+            "UPDATE memory.erasures SET log_erased_at = $2 WHERE id = $1 AND log_erased_at IS NULL",
+            UUID(receipt.id),
+            at,
+        )
+
+    async def reclaim(self) -> None:
+        """VACUUM the tables on a connection of its own, as gently as PostgreSQL does it by itself."""
+        with translated():
+            connection = await self._database.connect()
+            try:
+                await connection.execute("SET vacuum_cost_delay = '2ms'")
+                await connection.execute(f"VACUUM memory.spaces, {', '.join(f'memory.{table}' for table in TABLES)}")
+                await connection.close(timeout=_CLOSE_SECONDS)
+            finally:
+                connection.terminate()
+
+
+async def _lock(connection: Connection[Record], space: Space) -> Space:
+    """The space as it is; nobody changes it or adds to it until the end of the transaction."""
+    row = await connection.fetchrow(
+        f"SELECT {rows.SPACE_COLUMNS} FROM memory.spaces WHERE uid = $1 FOR UPDATE", UUID(space.uid)
+    )
+    if row is None:
+        raise SpaceNotFoundError(space=space.name)
+    return rows.to_space(row)
+
+
+async def _remove(connection: Connection[Record], space: Space, receipt_id: str, author: Author) -> Receipt:
+    deleted = await _delete_rows(connection, space)
+    row = await connection.fetchrow(
+        "INSERT INTO memory.erasures (id, tenant, space_uid, principal, reason, erased_at, revision, memories, "
+        f"revisions, media, associations) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING {_COLUMNS}",
+        UUID(receipt_id),
+        space.tenant,
+        UUID(space.uid),
+        author.principal,
+        author.reason,
+        author.at,
+        space.revision,
+        *(deleted[table] for table in ("memories", "revisions", "media", "associations")),
+    )
+    assert row is not None, "it was inserted"
+    return _receipt(row)
+
+
+async def _delete_rows(connection: Connection[Record], space: Space) -> dict[str, int]:
+    """Delete everything of a locked space and the space; how many rows of each table that were."""
+    deleted = {}
+    for table in TABLES:
+        tag = await connection.execute(f"DELETE FROM memory.{table} WHERE space_uid = $1", UUID(space.uid))
+        deleted[table] = int(tag.rpartition(" ")[2])
+    await connection.execute("DELETE FROM memory.spaces WHERE uid = $1", UUID(space.uid))
+    return deleted
+
+
+def _receipt(row: Mapping[str, Any]) -> Receipt:
+    return Receipt(
+        id=str(row["id"]),
+        number=row["number"],
+        tenant=Tenant(row["tenant"]),
+        space_uid=SpaceUid(str(row["space_uid"])),
+        principal=row["principal"],
+        reason=row["reason"],
+        erased_at=row["erased_at"],
+        log_erased_at=row["log_erased_at"],
+        revision=row["revision"],
+        memories=row["memories"],
+        revisions=row["revisions"],
+        media=row["media"],
+        associations=row["associations"],
+    )
