@@ -35,6 +35,7 @@ from mnemo_memory.domain.working_memory import WorkingMemory
 from mnemo_memory.storage.change_notices import ChangeNotices
 from mnemo_memory.storage.key_rotation import KeyRotation
 from mnemo_memory.storage.master_rotation import MasterRotation
+from mnemo_memory.storage.outdated_rows import OutdatedRows
 from mnemo_memory.storage.postgres_associations import PostgresAssociations
 from mnemo_memory.storage.postgres_erasure import PostgresErasures
 from mnemo_memory.storage.postgres_grants import PostgresGrants
@@ -109,7 +110,7 @@ class MemoryApp:
         erasure_relay = ErasureRelay(erasure_store, log, clock, relay_poll_seconds)
         access = Access(spaces, grants, clock)
         notices = ChangeNotices(database)
-        cache = HotCache(clock, notices.announce)
+        cache = self._cache = HotCache(clock, notices.announce)
         self._uses = Uses(self._store, clock)
         association_store = PostgresAssociations(database, self._vault)
         associations = Associations(association_store, self._store, access, clock, check_room)
@@ -139,6 +140,7 @@ class MemoryApp:
             BackgroundTask("uses", self._uses.run),
             BackgroundTask("sweeper", self._sweep),
             BackgroundTask("tiers", TierKeeper(PostgresTiers(database), clock, cache.drop).run),
+            BackgroundTask("outdated rows", OutdatedRows(database, clock).run),
             BackgroundTask("master keys", MasterRotation(database, keys, clock).run),
             BackgroundTask("working memory", partial(working_memory.keep_clean, _WORKING_MEMORY_CLEANING_SECONDS)),
             BackgroundTask("cleaning", self._clean),
@@ -215,7 +217,7 @@ class MemoryApp:
 
     async def _sweep(self) -> None:
         while True:
-            if await self._store.sweep(self._clock.now(), _SWEPT_AT_ONCE):
+            if await self._store.sweep(self._clock.now(), _SWEPT_AT_ONCE, self._cache.drop):
                 self._relay.wake()
             else:
                 await self._clock.sleep(_SWEEPING_SECONDS)

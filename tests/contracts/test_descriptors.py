@@ -24,7 +24,16 @@ SCOPE = re.compile(r"(memory|events|cognitive):(read|write|admin)|gateway:admin"
 WITHOUT_REQUEST_ID = {
     # The answer holds the secret of the key. It is never stored, so a replay could not return the first answer.
     "/mnemocore.gateway.v1.GatewayService/CreateApiKey",
+    # Repeated, they find that it is done: SPACE_NOT_FOUND, GRANT_NOT_FOUND or SPACE_ETAG_MISMATCH; a rotation goes on.
+    "/mnemocore.memory.v1.SpaceService/UpdateSpace",
+    "/mnemocore.memory.v1.SpaceService/DeleteSpace",
+    "/mnemocore.memory.v1.SpaceService/EraseSpace",
+    "/mnemocore.memory.v1.SpaceService/RotateSpaceKey",
+    "/mnemocore.memory.v1.GrantService/DeleteGrant",
 }
+
+STORED = {f"mnemocore.memory.v1.{name}" for name in ("Association", "Media", "Memory", "Revision", "Session")}
+"""Resources in the records of an import: it checks each with the rules of what a caller may write."""
 
 METHODS: dict[str, MethodDescriptor] = {
     f"/{service.full_name}/{method.name}": method
@@ -47,7 +56,7 @@ def reachable(root: Descriptor, seen: set[str]) -> Iterator[Descriptor]:
 
 def request_fields() -> Iterator[FieldDescriptor]:
     """Every field that a client can set, each once."""
-    seen: set[str] = set()
+    seen: set[str] = set(STORED)
     for method in METHODS.values():
         for message in reachable(method.input_type, seen):
             yield from message.fields

@@ -16,7 +16,7 @@ import pytest
 from tests.client_server import Book, TestServer, running_server
 
 import mnemocore
-from mnemocore import MemoryInput, client, connect
+from mnemocore import MemoryInput, __version__, client, connect
 from mnemocore.client import JobState, MemoryFilter, MemoryKind, Space
 from mnemocore.errors import (
     ApiKeyNotFoundError,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.client_server import TestServer, serving_in_a_thread
 
-from mnemocore import MemoryInput, client, sync
+from mnemocore import MemoryInput, __version__, client, sync
 from mnemocore.client import Connection, Session, Space, WorkingMemory
 from mnemocore.errors import (
     CancelledError,

@@ -15,12 +15,14 @@ import pytest
 from asyncpg.exceptions import CheckViolationError
 
 from mnemo_memory import storage
-from mnemo_memory.domain.memory import Change, Draft, Filter, Media, Memory, Provenance, Space, State
+from mnemo_memory.domain.grants import Grant, Part
+from mnemo_memory.domain.memory import Change, Draft, Filter, Media, Memory, Provenance, Role, Space, State
 from mnemo_memory.domain.ports import Author, Kept, ListPosition
 from mnemo_memory.domain.sessions import Checkpoint, Session
 from mnemo_memory.domain.working_memory import WorkingItem
 from mnemo_memory.storage.key_rotation import KeyRotation
 from mnemo_memory.storage.master_rotation import LOOK_SECONDS, MasterRotation
+from mnemo_memory.storage.postgres_grants import PostgresGrants
 from mnemo_memory.storage.postgres_media import PostgresMedia
 from mnemo_memory.storage.postgres_sessions import PostgresSessions
 from mnemo_memory.storage.postgres_spaces import PostgresSpaces
@@ -81,6 +83,7 @@ class Replica:
         self.media = PostgresMedia(database, self.vault)
         self.working = PostgresWorkingMemory(database, self.vault, self.store)
         self.sessions = PostgresSessions(database, self.vault, self.store)
+        self.grants = PostgresGrants(database, self.vault)
         self.settled: list[int] = []
         self.lagging = False
         self.rotation = KeyRotation(database, self.vault, self.store.republish, self._settle)
@@ -302,6 +305,11 @@ async def fill(replica: Replica, database: Database, space: Space) -> list[Memor
     await replica.sessions.start(space, Session("s1", "butler", {"room": "hall"}, NOW), None)
     checkpoint = Checkpoint(new_uuid(NOW), "s1", "before lunch", {"step": 3}, NOW)
     await replica.sessions.create_checkpoint(space, checkpoint, 5, None)
+    grant = Grant(
+        *(new_uuid(NOW), 0, space.slug, Tenant("globex"), "eve", Role.READ, Part(tags=("secret",)), None, NOW),
+        *("alice", space.tenant),
+    )
+    await replica.grants.create(space, grant, None)
     return memories
 
 

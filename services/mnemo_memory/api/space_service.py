@@ -16,7 +16,7 @@ from mnemocore.memory.v1 import space_service_pb2 as pb
 from mnemocore.wire import to_timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     import grpc
 
@@ -161,8 +161,10 @@ def _to_update(request: pb.UpdateSpaceRequest) -> Callable[[str, Policy], tuple[
     return alter
 
 
-def _refuse_unknown(paths: Iterable[str]) -> None:
+def _refuse_unknown(paths: Sequence[str]) -> None:
     allowed = ", ".join(UPDATABLE)
+    if not paths:
+        raise InvalidFieldError.of([Violation("update_mask", f"names nothing; allowed are {allowed}")])
     unknown = [
         Violation("update_mask", f"{path!r} cannot be updated; allowed are {allowed}")
         for path in paths

@@ -64,6 +64,14 @@ class ListPosition:
     as_of: int
 
 
+class Swept(Protocol):
+    """Is told which memories of a space were swept."""
+
+    def __call__(self, space_uid: SpaceUid, ids: Sequence[MemoryId], /) -> None:
+        """Take note."""
+        ...
+
+
 class Vault(Protocol):
     """Has the keys of encrypted spaces."""
 
@@ -174,8 +182,11 @@ class Store(Protocol):
         """Revisions of the space or of one memory after revision `after`, oldest first, committed by `until`."""
         ...
 
-    async def sweep(self, now: datetime, limit: int) -> int:
-        """Take memories out of recall whose time is over, and erase those whose space says so; returns their number."""
+    async def sweep(self, now: datetime, limit: int, swept: Swept | None = None) -> int:
+        """Take memories out of recall whose time is over, and erase those whose space says so; returns their number.
+
+        `swept` is told which ones, once it is done.
+        """
         ...
 
     async def count_uses(self, space_uid: SpaceUid, uses: Mapping[MemoryId, tuple[int, datetime]]) -> None:

@@ -36,6 +36,8 @@ HOT_CAPACITY: Final = 2000
 SLICE: Final = 1000
 """Memories looked at in one go."""
 SPACES_A_PAGE: Final = 100
+UPGRADING: Final = timedelta(days=1)
+"""The keeper rests for so long after an upgrade: replicas of the earlier release cannot read COLD memories."""
 PAUSE_SECONDS: Final = 0.2
 """Rest after every slice."""
 ROUND_SECONDS: Final = 300.0
@@ -98,6 +100,10 @@ class Move:
 class TierStore(Protocol):
     """Where memories stand, and moving them."""
 
+    async def upgraded_at(self) -> datetime | None:
+        """When the store of an earlier release became one of this release; None if it always was."""
+        ...
+
     async def spaces_after(self, after: SpaceUid | None, limit: int) -> list[Space]:
         """Spaces of all tenants by uid, after `after`."""
         ...
@@ -156,7 +162,7 @@ class TierKeeper:
     """Moves memories to the tiers they belong to. `moved` is told of every memory that moved.
 
     It goes through all spaces in slices and rests after each, so that it never takes more than a small part of the
-    database's time. Several may run beside one another: a move is made once.
+    database's time. Several may run beside one another: a move is made once. `run` begins a day after an upgrade.
     """
 
     def __init__(
@@ -173,6 +179,9 @@ class TierKeeper:
 
     async def run(self) -> None:
         """Keep until cancelled. Ends with the error of the store; nothing is lost by starting again."""
+        upgraded_at = await self._store.upgraded_at()
+        if upgraded_at is not None:
+            await self._clock.sleep(max(0.0, (upgraded_at + UPGRADING - self._clock.now()).total_seconds()))
         while True:
             await self._round()
             await self._clock.sleep(ROUND_SECONDS)

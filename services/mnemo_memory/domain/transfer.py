@@ -1,7 +1,7 @@
 """Carrying whole spaces out and in, record by record.
 
-An export shows a space as it was at one revision, however long it takes and wherever it is taken up again. Associations,
-sessions and uses have no history: they are shown as they are when they are read.
+An export shows a space as it was at one revision, however long it takes and wherever it is taken up again.
+Associations, sessions and uses have no history: they are shown as they are when they are read.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Page:
 
 
 class TransferStore(Protocol):
-    """Reads and writes records. A page of reading is bounded in bytes; it ends with the key of its last row, or None."""
+    """Reads and writes records. A page is bounded in bytes and comes with the key of its last row; None: no more rows."""
 
     async def count(self, space: Space, view: View, *, history: bool) -> int:
         """How many memories, or revisions with content, the export has."""
@@ -193,7 +193,8 @@ class Transfer:
             revision = min(newest, selection.up_to) if selection.up_to else newest
             view = _view(entry, selection, revision, self._clock.now())
             total = await self._store.count(entry.space, view, history=selection.history)
-            phase, key = _phases(entry, selection)[0], []
+            phase = _phases(entry, selection)[0]
+            key: list[Any] = []
         else:
             view, total, phase, key = _resumed(entry, selection, found)
         for each in _from(phase, _phases(entry, selection)):
@@ -251,7 +252,7 @@ class Transfer:
         self, space: Space, selection: Selection, view: View, phase: str, key: list[Any]
     ) -> AsyncGenerator[_Step]:
         """The records of one phase after `key`, and the keys after each step."""
-        if phase == _MEMORIES or phase == _REVISIONS:
+        if phase in (_MEMORIES, _REVISIONS):
             steps = self._history(space, selection, view, key) if phase == _REVISIONS else None
             async with aclosing(steps or self._memories(space, selection, view, key)) as inner:
                 async for step in inner:
@@ -267,9 +268,7 @@ class Transfer:
                 number = found[-1][0]
                 yield [session for _, session in found], [number]
 
-    async def _memories(
-        self, space: Space, selection: Selection, view: View, key: list[Any]
-    ) -> AsyncGenerator[_Step]:
+    async def _memories(self, space: Space, selection: Selection, view: View, key: list[Any]) -> AsyncGenerator[_Step]:
         after, resumed = (key[0], key[1:]) if key else (0, [])
         last: int | None = after
         while last is not None:

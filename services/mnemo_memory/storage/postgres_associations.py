@@ -115,7 +115,7 @@ class PostgresAssociations:
             f"AND {visible.format('source')} AND {visible.format('target')} ORDER BY {_ORDER} LIMIT $2",
             *conditions.values,
         )
-        return [_association(row) for row in found]
+        return [association_of(row) for row in found]
 
     async def links_of(
         self, space: Space, ids: Sequence[MemoryId], direction: Direction, conduct: Conduct, limit: int
@@ -129,7 +129,7 @@ class PostgresAssociations:
             f"SELECT {_COLUMNS} FROM ({links}) AS linked ORDER BY {_ORDER} LIMIT $3) AS e",
             *values.values,
         )
-        return [_association(row) for row in found]
+        return [association_of(row) for row in found]
 
     async def edges_of(
         self,
@@ -169,7 +169,7 @@ class PostgresAssociations:
             list(types),
             limit,
         )
-        return [_association(row) for row in found]
+        return [association_of(row) for row in found]
 
     async def _active(self, space: Space, conduct: Conduct, values: Conditions) -> str:
         """The condition that a row of memories conducts; its parameters are added to `values`."""
@@ -250,10 +250,11 @@ async def _put(
     if before is None:
         await connection.execute(_LEAVE_STRONGEST, *key, LINKS_A_SOURCE - 1)
     assert row is not None, "an upsert that returns has a row"
-    return _association(row)
+    return association_of(row)
 
 
-def _association(row: Mapping[str, Any]) -> Association:
+def association_of(row: Mapping[str, Any]) -> Association:
+    """An association from a row of its table."""
     return Association(
         link=Link(MemoryId(str(row["source"])), MemoryId(str(row["target"])), AssociationType(row["type"])),
         weight=row["weight"],

@@ -37,6 +37,7 @@ _COUNT: Final = (
     "(SELECT count(*) FROM memory.memories m WHERE m.space_uid = s.space_uid AND m.session = s.session "
     "AND m.session <> '') AS memories"
 )
+SESSION_COLUMNS: Final = f"{_SESSION}, {_COUNT}"
 _CHECKPOINT: Final = "number, id, label, sealed_label, working_items, revision, created_at"
 
 
@@ -64,23 +65,23 @@ class PostgresSessions:
             if record := await transactions.earlier(connection, space.tenant, request):
                 name, memories = json.loads(record["duplicates"])["0"]
                 row = await _read(connection, space, name, session.id)
-                return replace(_to_session(row, cipher), ended_at=None, memories=memories)
-            name = _blind(session.id, cipher)
-            metadata, sealed = _described(session, name, cipher)
+                return replace(session_of(row, cipher), ended_at=None, memories=memories)
+            name = session_name(session.id, cipher)
+            metadata, sealed = described_columns(session, name, cipher)
             row = await connection.fetchrow(
                 "INSERT INTO memory.sessions AS s (space_uid, session, agent, metadata, sealed, started_at) "
                 "VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (space_uid, session) DO NOTHING "
-                f"RETURNING {_SESSION}, {_COUNT}",
+                f"RETURNING {SESSION_COLUMNS}",
                 UUID(space.uid),
                 name,
-                _blind(session.agent, cipher),
+                session_name(session.agent, cipher),
                 metadata,
                 sealed,
                 session.started_at,
             )
             if row is None:
                 raise SessionExistsError(session=session.id)
-            started = _to_session(row, cipher)
+            started = session_of(row, cipher)
             await _remember(connection, locked, request, [name, started.memories], session.started_at)
             return started
 
@@ -89,7 +90,7 @@ class PostgresSessions:
         """Read a session."""
         cipher = await self._vault.cipher(space)
         async with self._database.transaction(readonly=True) as connection:
-            return _to_session(await _read(connection, space, _blind(session_id, cipher), session_id), cipher)
+            return session_of(await _read(connection, space, session_name(session_id, cipher), session_id), cipher)
 
     @with_fresh_keys
     async def list_sessions(
@@ -98,23 +99,23 @@ class PostgresSessions:
         """Sessions with their numbers, those of one agent or all without one, before a number."""
         cipher = await self._vault.cipher(space)
         found = await self._database.fetch(
-            f"SELECT {_SESSION}, {_COUNT} FROM memory.sessions s WHERE space_uid = $1 AND ($2 = '' OR agent = $2) "
+            f"SELECT {SESSION_COLUMNS} FROM memory.sessions s WHERE space_uid = $1 AND ($2 = '' OR agent = $2) "
             "AND ($3::bigint IS NULL OR number < $3) AND NOT ($4 AND ended_at IS NOT NULL) "
             "ORDER BY number DESC LIMIT $5",
             UUID(space.uid),
-            _blind(agent, cipher),
+            session_name(agent, cipher),
             before,
             open_only,
             limit,
         )
-        return [(row["number"], _to_session(row, cipher)) for row in found]
+        return [(row["number"], session_of(row, cipher)) for row in found]
 
     @with_fresh_keys
     async def append(
         self, space: Space, session_id: str, drafts: Sequence[Draft], author: Author, request: Request | None
     ) -> Created:
         """Write memories of a session that has not ended, all or none."""
-        name = _blind(session_id, await self._vault.cipher(space))
+        name = session_name(session_id, await self._vault.cipher(space))
 
         async def open_still(connection: Connection[Record]) -> None:
             row = await connection.fetchrow(f"SELECT ended_at FROM memory.sessions WHERE {_ONE}", UUID(space.uid), name)
@@ -129,13 +130,13 @@ class PostgresSessions:
     async def end(self, space: Space, session_id: str, at: datetime) -> Session:
         """End a session unless it has ended."""
         cipher = await self._vault.cipher(space)
-        name = _blind(session_id, cipher)
+        name = session_name(session_id, cipher)
         async with self._database.transaction() as connection:
             await transactions.lock(connection, space)
             await connection.execute(
                 f"UPDATE memory.sessions SET ended_at = $3 WHERE {_ONE} AND ended_at IS NULL", UUID(space.uid), name, at
             )
-            return _to_session(await _read(connection, space, name, session_id), cipher)
+            return session_of(await _read(connection, space, name, session_id), cipher)
 
     # Checkpoints
 
@@ -145,12 +146,12 @@ class PostgresSessions:
     ) -> Checkpoint:
         """Keep a checkpoint with the working memory of the session's agent, and the `keep` newest of the session."""
         cipher = await self._vault.cipher(space)
-        name, at = _blind(checkpoint.session, cipher), checkpoint.created_at
+        name, at = session_name(checkpoint.session, cipher), checkpoint.created_at
         async with self._database.transaction() as connection:
             locked = await transactions.lock(connection, space)
             if record := await transactions.earlier(connection, space.tenant, request):
                 return _answered(record, checkpoint)
-            session = _to_session(await _read(connection, space, name, checkpoint.session), cipher)
+            session = session_of(await _read(connection, space, name, checkpoint.session), cipher)
             items = await working_items.live(connection, space, session.agent, session.id, at, cipher)
             made = replace(checkpoint, working_items=len(items), revision=locked.revision)
             await _insert(connection, space, name, made, items, cipher)
@@ -171,7 +172,7 @@ class PostgresSessions:
     ) -> list[tuple[int, Checkpoint]]:
         """Checkpoints with their numbers and without their states, before a number."""
         cipher = await self._vault.cipher(space)
-        name = _blind(session_id, cipher)
+        name = session_name(session_id, cipher)
         async with self._database.transaction(readonly=True) as connection:
             await _read(connection, space, name, session_id)
             found = await connection.fetch(
@@ -188,10 +189,10 @@ class PostgresSessions:
     async def restore(self, space: Space, session_id: str, checkpoint_id: str, now: datetime) -> Checkpoint:
         """Put the working memory of a checkpoint (the newest without an id) in the place of the one that is there."""
         cipher = await self._vault.cipher(space)
-        name = _blind(session_id, cipher)
+        name = session_name(session_id, cipher)
         async with self._database.transaction() as connection:
             await transactions.lock(connection, space)
-            session = _to_session(await _read(connection, space, name, session_id), cipher)
+            session = session_of(await _read(connection, space, name, session_id), cipher)
             row = await connection.fetchrow(
                 f"SELECT {_CHECKPOINT}, body::text, sealed_body FROM memory.checkpoints WHERE {_ONE} "
                 "AND ($3::uuid IS NULL OR id = $3) ORDER BY number DESC LIMIT 1",
@@ -211,21 +212,22 @@ class PostgresSessions:
             return checkpoint
 
 
-def _blind(text: str, cipher: SpaceCipher | None) -> str:
+def session_name(text: str, cipher: SpaceCipher | None) -> str:
+    """A session or an agent as the columns hold it."""
     return text if cipher is None else cipher.blind(text)
 
 
 async def _read(connection: Connection[Record], space: Space, name: str, session_id: str) -> Record:
     """The row of a session by its name in the table. Raises SessionNotFoundError."""
     row = await connection.fetchrow(
-        f"SELECT {_SESSION}, {_COUNT} FROM memory.sessions s WHERE {_ONE}", UUID(space.uid), name
+        f"SELECT {SESSION_COLUMNS} FROM memory.sessions s WHERE {_ONE}", UUID(space.uid), name
     )
     if row is None:
         raise SessionNotFoundError(session=session_id)
     return row
 
 
-def _described(session: Session, name: str, cipher: SpaceCipher | None) -> tuple[str | None, bytes | None]:
+def described_columns(session: Session, name: str, cipher: SpaceCipher | None) -> tuple[str | None, bytes | None]:
     """The columns `metadata` and `sealed` of a session."""
     if cipher is None:
         return rows.to_json(session.metadata), None
@@ -233,7 +235,8 @@ def _described(session: Session, name: str, cipher: SpaceCipher | None) -> tuple
     return None, cipher.seal(f"session/{name}", secret.encode("utf-8", "surrogatepass"))
 
 
-def _to_session(row: Mapping[str, Any], cipher: SpaceCipher | None) -> Session:
+def session_of(row: Mapping[str, Any], cipher: SpaceCipher | None) -> Session:
+    """A session from a row of SESSION_COLUMNS."""
     if cipher is None:
         id, agent, metadata = row["session"], row["agent"], json.loads(row["metadata"])
     else:

@@ -6,11 +6,12 @@ import json
 import logging
 from collections import defaultdict
 from dataclasses import replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from mnemo_memory.domain.memory import Change, OnDuplicate, State
-from mnemo_memory.domain.ports import Author, Created, Kept, Written
+from mnemo_memory.domain.ports import Author, Created, Kept, Swept, Written
 from mnemo_memory.storage import drafts as drafting
 from mnemo_memory.storage import rows, transactions
 from mnemo_memory.storage.conditions import ARCHIVED, Conditions
@@ -26,8 +27,9 @@ from mnemocore.errors import (
     MnemoError,
     PeerUnavailableError,
     QuotaExceededError,
+    SpaceNotFoundError,
 )
-from mnemocore.ids import MemoryId
+from mnemocore.ids import MemoryId, SpaceUid
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 
     from mnemo_memory.domain.memory import Draft, Filter, Memory, Revision, Space
     from mnemo_memory.domain.ports import ListPosition, Request, Vault
-    from mnemocore.ids import SpaceUid
     from mnemocore.postgres import Database
     from mnemocore.sealing import SpaceCipher
 
@@ -109,7 +110,7 @@ class PostgresStore:
         last = await self._write(connection, space, fresh, memories, author, cipher)
         outcomes: dict[int, Kept | MnemoError] = dict(plan.refused)
         outcomes.update((number, Kept(memory)) for number, memory in zip(plan.fresh, memories, strict=True))
-        for number, memory_id in plan.duplicates.items():
+        for number, memory_id in sorted(plan.duplicates.items(), key=itemgetter(1)):
             there = await transactions.read(connection, space, memory_id, "", author.at, cipher)
             if drafts[number].on_duplicate is OnDuplicate.REINFORCE:
                 last += 1
@@ -225,7 +226,7 @@ class PostgresStore:
             if altered is None:
                 return Written((before,), last)
             drafting.refuse_growth(locked, before, altered)
-            after = _stamped(altered, last, author)
+            after = _stamped(drafting.warmed(before, altered), last, author)
             await _replace(connection, space, before, after, change, author, cipher)
             return Written((after,), last)
 
@@ -270,7 +271,8 @@ class PostgresStore:
             await transactions.count(
                 connection, space, new.revision, active=int(active), archived=int(not active), size=size
             )
-            after = _stamped(replace(closed, superseded_by=new.id), new.revision + 1, author)
+            closed = drafting.warmed(old, replace(closed, superseded_by=new.id))
+            after = _stamped(closed, new.revision + 1, author)
             await _replace(connection, space, old, after, Change.SUPERSEDED, author, cipher)
             await transactions.remember(connection, space, request, new.revision, after.revision, author.at)
             return Written((new, after), after.revision)
@@ -315,6 +317,12 @@ class PostgresStore:
                     for revision, row in enumerate(found, locked.revision + 1)
                 ]
                 await connection.execute(
+                    "SELECT FROM memory.memories WHERE space_uid = $1 AND id = ANY($2::uuid[]) ORDER BY id "
+                    "FOR NO KEY UPDATE",  # in the order of all who lock several
+                    UUID(space.uid),
+                    [UUID(memory.id) for memory in memories],
+                )
+                await connection.execute(
                     "UPDATE memory.memories AS m SET revision = t.revision "
                     "FROM unnest($2::uuid[], $3::bigint[]) AS t(id, revision) WHERE m.space_uid = $1 AND m.id = t.id",
                     UUID(space.uid),
@@ -326,31 +334,32 @@ class PostgresStore:
             published += len(memories)
             after = memories[-1].created_revision
 
-    async def sweep(self, now: datetime, limit: int) -> int:
+    async def sweep(self, now: datetime, limit: int, swept: Swept | None = None) -> int:
         """Take memories out of recall whose time is over, and erase those whose space says so; returns their number.
 
-        Encrypted spaces whose keys are missing are left as they are.
+        `swept` is told which ones, once it is done. Encrypted spaces whose keys are missing are left as they are.
         """
-        swept = 0
+        tell = swept or _tell_nobody
+        count = 0
         closed: set[UUID] = set()
-        while swept < limit:
+        while count < limit:
             found = await self._database.fetch(
                 f"SELECT m.id, {', '.join('s.' + column.strip() for column in rows.SPACE_COLUMNS.split(','))} "
                 "FROM memory.memories m JOIN memory.spaces s ON s.uid = m.space_uid "
                 "WHERE m.expires_at <= $1 AND m.state = 1 AND NOT m.space_uid = ANY($3::uuid[]) "
                 "ORDER BY m.expires_at LIMIT $2",
                 now,
-                limit - swept,
+                limit - count,
                 list(closed),
             )
-            shut = await self._expire_found(found, now)
-            swept += sum(row["uid"] not in shut for row in found)
+            shut = await self._expire_found(found, now, tell)
+            count += sum(row["uid"] not in shut for row in found)
             if not shut:
                 break
             closed |= shut
-        return swept + await self._erase_ended(now, limit)
+        return count + await self._erase_ended(now, limit, tell)
 
-    async def _expire_found(self, found: Sequence[Record], now: datetime) -> set[UUID]:
+    async def _expire_found(self, found: Sequence[Record], now: datetime, tell: Swept) -> set[UUID]:
         """Take memories out of recall; returns the spaces where that was not possible for want of their keys."""
         by_space: dict[UUID, list[Record]] = defaultdict(list)
         for row in found:
@@ -358,8 +367,10 @@ class PostgresStore:
         shut = set()
         for uid, expired in by_space.items():
             try:
-                await self._expire(rows.to_space(expired[0]), [MemoryId(str(row["id"])) for row in expired], now)
-            except KeyUnavailableError as error:
+                ids = sorted(MemoryId(str(row["id"])) for row in expired)
+                await self._expire(rows.to_space(expired[0]), ids, now)
+                tell(SpaceUid(str(uid)), ids)
+            except (KeyUnavailableError, SpaceNotFoundError) as error:
                 _log.warning("space %s is not swept, the others are: %s", uid, error)
                 shut.add(uid)
         return shut
@@ -383,10 +394,10 @@ class PostgresStore:
                     continue
                 before = rows.to_memory(row, now, cipher)
                 revision += 1
-                after = _stamped(before, revision, author)
+                after = _stamped(drafting.warmed(before, before), revision, author)
                 await _replace(connection, space, before, after, Change.EXPIRED, author, cipher)
 
-    async def _erase_ended(self, now: datetime, limit: int) -> int:
+    async def _erase_ended(self, now: datetime, limit: int, tell: Swept) -> int:
         """Erase what has been out of recall for longer than the policy of its space allows."""
         spaces = await self._database.fetch(
             f"SELECT {rows.SPACE_COLUMNS} FROM memory.spaces WHERE policy ->> 'erase_expired_after' IS NOT NULL "
@@ -397,13 +408,16 @@ class PostgresStore:
             if erased >= limit:
                 break
             try:
-                erased += await self._erase_ended_of(rows.to_space(row), now, limit - erased)
-            except KeyUnavailableError as error:
+                space = rows.to_space(row)
+                ids = await self._erase_ended_of(space, now, limit - erased)
+                erased += len(ids)
+                tell(space.uid, ids)
+            except (KeyUnavailableError, SpaceNotFoundError) as error:
                 _log.warning("space %s is not swept, the others are: %s", row["uid"], error)
         return erased
 
     @with_fresh_keys
-    async def _erase_ended_of(self, space: Space, now: datetime, limit: int) -> int:
+    async def _erase_ended_of(self, space: Space, now: datetime, limit: int) -> list[MemoryId]:
         cipher = await self._vault.cipher(space)
         author = Author(SWEEPER, now, "retention policy")
         expired, archived = space.policy.erase_expired_after, space.policy.erase_archived_after
@@ -421,7 +435,7 @@ class PostgresStore:
             )
             for revision, row in enumerate(found, locked.revision + 1):
                 await _erase(connection, space, rows.to_memory(row, now, cipher), revision, author)
-            return len(found)
+            return [MemoryId(str(row["id"])) for row in found]
 
     async def count_uses(self, space_uid: SpaceUid, uses: Mapping[MemoryId, tuple[int, datetime]]) -> None:
         """Add uses to memories: how many, and the time of the last one. In order of ids: two do not deadlock."""
@@ -546,6 +560,10 @@ class PostgresStore:
         return Written((revision.memory,), record["last_revision"])
 
 
+def _tell_nobody(space_uid: SpaceUid, ids: Sequence[MemoryId]) -> None:
+    """Nobody wants to know."""
+
+
 def _stamped(memory: Memory, revision: int, author: Author) -> Memory:
     changed = replace(memory, revision=revision, updated_at=author.at)
     return replace(changed, state=changed.state_at(author.at))
@@ -561,7 +579,6 @@ async def _replace(
     cipher: SpaceCipher | None,
 ) -> None:
     """Put a changed memory in the place of the old one, with its revision and the counts of the locked space."""
-    after = drafting.warmed(before, after)
     stored = await connection.fetchval(
         "SELECT state FROM memory.memories WHERE space_uid = $1 AND id = $2", UUID(space.uid), UUID(after.id)
     )
@@ -580,7 +597,7 @@ async def _reinforce(
     author: Author,
     cipher: SpaceCipher | None,
 ) -> Memory:
-    used = replace(memory, accesses=memory.accesses + 1, accessed_at=author.at)
+    used = replace(drafting.warmed(memory, memory), accesses=memory.accesses + 1, accessed_at=author.at)
     after = _stamped(used, revision, author)
     await _replace(connection, space, memory, after, Change.REINFORCED, author, cipher)
     return after

@@ -19,6 +19,7 @@ from mnemocore.ids import MemoryId
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
     from typing import Any
 
     from mnemo_memory.domain.memory import Space
@@ -54,6 +55,13 @@ class PostgresTiers:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def upgraded_at(self) -> datetime | None:
+        """When the newest migration was applied, unless it was applied together with the first."""
+        found: datetime | None = await self._database.fetchval(
+            "SELECT max(applied_at) FROM memory.migrations HAVING max(applied_at) > min(applied_at)"
+        )
+        return found
 
     async def spaces_after(self, after: SpaceUid | None, limit: int) -> list[Space]:
         """Spaces of all tenants by uid, after `after`."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from mnemo_memory.domain.memory import Tier
 from mnemo_memory.storage import rows, transactions
 from mnemo_memory.storage.conditions import Conditions
 from mnemo_memory.storage.fresh_keys import with_fresh_keys
@@ -54,11 +55,11 @@ class PostgresTransfer:
             return int(found)
         conditions = Conditions(UUID(space.uid), view.revision)
         shown = self._shown(view, await self._vault.cipher(space), conditions)
-        found = await self._database.fetchval(
+        counted = await self._database.fetchval(
             f"SELECT count(*) FROM memory.memories WHERE space_uid = $1 AND created_revision <= $2 AND {shown}",
             *conditions.values,
         )
-        return int(found)
+        return int(counted)
 
     @with_fresh_keys
     async def memories(self, space: Space, view: View, after: int) -> tuple[list[Memory], int | None]:
@@ -77,9 +78,8 @@ class PostgresTransfer:
         changed = [memory.id for memory in memories if memory.revision > view.revision]
         before = await self._as_of(space, changed, view, cipher)
         as_of = [before.get(memory.id) if memory.revision > view.revision else memory for memory in memories]
-        # A row whose medium or time of creation was replaced since is at its old place: the key is that of the row.
         kept = [
-            replace(then, created_revision=now.created_revision, accesses=now.accesses, accessed_at=now.accessed_at)
+            replace(then, accesses=now.accesses, accessed_at=now.accessed_at, tier=now.tier)
             for then, now in zip(as_of, memories, strict=True)
             if then is not None
         ]
@@ -137,7 +137,7 @@ class PostgresTransfer:
             str(row["id"]): {
                 "accesses": row["accesses"],
                 "accessed_at": row["accessed_at"],
-                "tier": rows.Tier(row["tier"]),
+                "tier": Tier(row["tier"]),
             }
             for row in found
         }

@@ -46,7 +46,8 @@ FROM unnest($2::uuid[], $3::smallint[], $4::text[], $5::text[], $6::text[], $7::
     $30::uuid[], $31::boolean[], $32::float8[], $33::float8[], $34::bigint[], $35::timestamptz[], $36::smallint[])
     AS t(id, kind, content, metadata, tags, actor, session, ordinal, occurred_at, importance, confidence, state,
     revision, created_revision, created_at, updated_at, sealed, content_hash, sole, bytes, modality, media, valid_from,
-    valid_to, expires_at, archived_at, provenance, supersedes, superseded_by, protected, alpha, beta, accesses, accessed_at, tier)
+    valid_to, expires_at, archived_at, provenance, supersedes, superseded_by, protected, alpha, beta, accesses,
+    accessed_at, tier)
 """
 _UPDATE_MEMORY: Final = """
 UPDATE memory.memories SET kind = $3, content = $4, metadata = $5::text::jsonb, tags = $6::text::jsonb, actor = $7,
