@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from mnemocore import __version__
 from mnemocore.calls import Identity
 from mnemocore.cognitive.v1 import cognition_service_pb2 as cognition
 from mnemocore.cognitive.v1 import cognition_service_pb2_grpc as cognition_grpc
@@ -471,7 +472,7 @@ class GatewayDesk(gateway_grpc.GatewayServiceServicer):
     ) -> gateway.GetCapabilitiesResponse:
         await self.desk.enter("GetCapabilities", request, context)
         return gateway.GetCapabilitiesResponse(
-            version="0.1.0",
+            version=__version__,
             tenant="default",
             services=[gateway.ServiceStatus(service="mnemocore.memory.v1", ready=True)],
         )

@@ -21,6 +21,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "up": ("serve:up", "Run each service as a process of its own."),
     "remember": ("remember:remember", "Keep one memory."),
     "ingest": ("ingest:ingest", "Keep what is in files as memories."),
+    "export": ("transfer:export_space", "Write everything in a space to a file."),
+    "import": ("transfer:import_files", "Write what is in files into a space."),
     "recall": ("recall:recall", "Find the memories that answer a question."),
     "list": ("listing:list_memories", "List memories, newest first."),
     "get": ("memories:get", "Show one memory."),

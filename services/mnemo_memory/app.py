@@ -12,6 +12,7 @@ from mnemo_memory.api.media_service import MediaServicer
 from mnemo_memory.api.memory_service import MemoryServicer
 from mnemo_memory.api.session_service import SessionServicer
 from mnemo_memory.api.space_service import SpaceServicer
+from mnemo_memory.api.transfer_service import TransferServicer
 from mnemo_memory.api.working_memory_service import WorkingMemoryServicer
 from mnemo_memory.clients.event_log_client import EventLogClient
 from mnemo_memory.clients.index_client import IndexClient
@@ -30,6 +31,7 @@ from mnemo_memory.domain.sessions import Sessions
 from mnemo_memory.domain.spaces import Spaces
 from mnemo_memory.domain.stats import SpaceStats
 from mnemo_memory.domain.tiers import TierKeeper
+from mnemo_memory.domain.transfer import Transfer
 from mnemo_memory.domain.uses import Uses
 from mnemo_memory.domain.working_memory import WorkingMemory
 from mnemo_memory.storage.change_notices import ChangeNotices
@@ -45,6 +47,7 @@ from mnemo_memory.storage.postgres_spaces import PostgresSpaces
 from mnemo_memory.storage.postgres_stats import PostgresStats
 from mnemo_memory.storage.postgres_store import REQUEST_LIFE_HOURS, PostgresStore
 from mnemo_memory.storage.postgres_tiers import PostgresTiers
+from mnemo_memory.storage.postgres_transfer import PostgresTransfer
 from mnemo_memory.storage.postgres_vault import PostgresVault
 from mnemo_memory.storage.postgres_working_memory import PostgresWorkingMemory
 from mnemocore.master_keys import FixedMasterKeys
@@ -55,6 +58,7 @@ from mnemocore.memory.v1 import (
     memory_service_pb2_grpc,
     session_service_pb2_grpc,
     space_service_pb2_grpc,
+    transfer_service_pb2_grpc,
     working_memory_service_pb2_grpc,
 )
 from mnemocore.postgres import migrate
@@ -109,13 +113,15 @@ class MemoryApp:
         self._relay = Relay(spaces, self._store, log, clock, relay_poll_seconds, gauge("mnemo.relay.lag").set)
         erasure_relay = ErasureRelay(erasure_store, log, clock, relay_poll_seconds)
         access = Access(spaces, grants, clock)
+        self._grants = Grants(grants, access, clock)
         notices = ChangeNotices(database)
         cache = self._cache = HotCache(clock, notices.announce)
         self._uses = Uses(self._store, clock)
         association_store = PostgresAssociations(database, self._vault)
         associations = Associations(association_store, self._store, access, clock, check_room)
         novelty = Novelty(index, self._store, Extensions(association_store), clock)
-        self._media = MediaLibrary(PostgresMedia(database, self._vault), self._store, access, clock, check_room)
+        media_store = PostgresMedia(database, self._vault)
+        self._media = MediaLibrary(media_store, self._store, access, clock, check_room)
         wake = self._relay.wake
         memories = Memories(self._store, access, self._media, novelty, self._uses, cache, clock, wake, check_room)
         recall = Recall(self._store, index, access, associations, self._uses, clock)
@@ -125,10 +131,14 @@ class MemoryApp:
         sessions = Sessions(
             PostgresSessions(database, self._vault, self._store), access, self._media, clock, wake, check_room
         )
+        transfer = Transfer(
+            PostgresTransfer(database, self._vault), media_store, access, clock, wake, cache.drop, check_room
+        )
         rotation = KeyRotation(database, self._vault, self._republish, index.settled)
 
         def removed(space_uid: SpaceUid) -> None:
             cache.drop_space(space_uid)
+            self._vault.forget(space_uid)
             erasure_relay.wake()
 
         self._tasks = [
@@ -166,7 +176,7 @@ class MemoryApp:
                 "mnemocore.memory.v1.SpaceService",
             ),
             Service(
-                GrantServicer(Grants(grants, access, clock)),
+                GrantServicer(self._grants),
                 grant_service_pb2_grpc.add_GrantServiceServicer_to_server,
                 "mnemocore.memory.v1.GrantService",
             ),
@@ -189,6 +199,11 @@ class MemoryApp:
                 SessionServicer(sessions),
                 session_service_pb2_grpc.add_SessionServiceServicer_to_server,
                 "mnemocore.memory.v1.SessionService",
+            ),
+            Service(
+                TransferServicer(transfer),
+                transfer_service_pb2_grpc.add_TransferServiceServicer_to_server,
+                "mnemocore.memory.v1.TransferService",
             ),
         ]
 
@@ -227,6 +242,7 @@ class MemoryApp:
             now = self._clock.now()
             await self._store.forget_old_requests(now - timedelta(hours=REQUEST_LIFE_HOURS))
             await self._media.clean(now)
+            await self._grants.forget_expired()
             await self._clock.sleep(_CLEANING_SECONDS)
 
 

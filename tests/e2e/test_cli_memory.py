@@ -33,7 +33,8 @@ def test_a_memory_from_the_first_word_to_the_last(shell: Shell) -> None:
     shell.good("feedback", old, *at, "--good")
     shell.good("protect", old, *at)
     assert (
-        shell.run("forget", old, *at).stderr == f"error: memory 'spaces/{shell.space}/memories/{old}' is protected; take the protection away first\n"
+        shell.run("forget", old, *at).stderr
+        == f"error: memory 'spaces/{shell.space}/memories/{old}' is protected; take the protection away first\n"
     )
     shell.good("protect", old, *at, "--off")
     new = shell.json("supersede", old, "Alice lives in Lisbon.", *at)["id"]

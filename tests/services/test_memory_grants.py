@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -128,10 +129,7 @@ async def test_lists_come_page_by_page(house: House) -> None:
     await house.make("notes")
     made = [await house.grants.create(ADA, "notes", TO_EVE, None) for _ in range(5)]
     for size in (1, 2, 5, 6):
-        for page_of in (
-            lambda token, size=size: house.grants.of_space(ADA, "notes", size, token),
-            lambda token, size=size: house.grants.received(EVE, size, token),
-        ):
+        for page_of in (partial(house.grants.of_space, ADA, "notes", size), partial(house.grants.received, EVE, size)):
             found, token = await page_of("")
             while token:
                 more, token = await page_of(token)
@@ -444,5 +442,5 @@ async def test_a_grant_without_a_tenant_is_for_ones_own(wired: Wire) -> None:
 )
 async def test_what_a_grant_refuses(wired: Wire, fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidFieldError):
-        await wired.call("CreateGrant", **{"parent": "spaces/notes", "principal": "bob", "role": 1} | fields)
+        await wired.call("CreateGrant", ADA, **({"parent": "spaces/notes", "principal": "bob", "role": 1} | fields))
     assert list((await wired.call("ListGrants", parent="spaces/notes")).grants) == []

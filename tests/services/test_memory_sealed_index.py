@@ -14,8 +14,8 @@ from mnemo_events.app import EventsApp
 from mnemo_index.app import IndexApp
 from mnemo_memory.clients.event_log_client import EventLogClient
 from mnemo_memory.clients.index_client import IndexClient
-from mnemo_memory.domain.memory import Draft, Filter, Space
-from mnemo_memory.domain.ports import Author, Kept
+from mnemo_memory.domain.memory import Draft, Filter, Space, State
+from mnemo_memory.domain.ports import Author, Kept, Question
 from mnemo_memory.domain.relay import Relay
 from mnemo_memory.storage.key_rotation import KeyRotation
 from mnemo_memory.storage.postgres_spaces import PostgresSpaces
@@ -54,7 +54,7 @@ class Replica:
         self.store = PostgresStore(database, self.vault)
         self.index = IndexClient(index, self.vault, clock)
         self.events = EventLogClient(events, self.vault)
-        self.relay = Relay(self, self.events, clock, 0.02, lambda _: None)
+        self.relay = Relay(self.spaces, self.store, self.events, clock, 0.02, lambda _: None)
         self.unpublished = self.spaces.unpublished
         self.mark_published = self.spaces.mark_published
         self.list_revisions = self.store.list_revisions
@@ -68,7 +68,9 @@ class Replica:
     async def recall(self, space: Space, query: str, where: Filter = EVERYTHING) -> list[str]:
         """Contents of what the index finds, in a state with everything written so far."""
         now = await self.spaces.get_space(space.tenant, space.slug)
-        found = await self.index.search(space, query, 10, where, now.revision, now.revision)
+        found = await self.index.search(
+            space, Question(query, 10, where, (State.ACTIVE,), NOW, now.revision, now.revision)
+        )
         memories = await self.store.get(space, [hit.memory_id for hit in found.hits], NOW)
         return [memories[hit.memory_id].content for hit in found.hits]
 

@@ -507,7 +507,7 @@ async def test_a_space_that_takes_no_more_does_not_hold_up_the_others(room: Room
     desk = Desk(room, await room.make("notes"))
     await desk.push(Draft("tea", importance=1.0))
     await desk.advance(60)
-    await room.database.execute("DELETE FROM memory.space_keys")
+    await room.database.execute("UPDATE memory.space_keys SET master_key_id = 'lost'")
     with pytest.raises(KeyUnavailableError):
         await room.vault.renewed(locked.space)
     assert await desk.consolidate() == 2

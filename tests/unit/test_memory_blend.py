@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mnemo_memory.domain.memory import Kind, Memory, Profile, State
 from mnemo_memory.domain.ports import Hit, ScorePart
 from mnemo_memory.domain.recall import WEIGHTS, Weights, blend, recency
+from mnemo_memory.domain.retention import strength_of
 from mnemocore.ids import MemoryId
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -37,11 +38,12 @@ def hits(draw: st.DrawFn) -> Hit:
     return Hit(ID, math.fsum(part.contribution for part in parts), parts)
 
 
-@given(hits(), MOMENTS, MOMENTS, SHARES, st.sampled_from(list(Profile)))
+@given(hits(), MOMENTS, MOMENTS, SHARES, st.sampled_from(list(Profile)), SHARES)
 def test_the_parts_sum_to_the_score(
-    hit: Hit, occurred_at: datetime, now: datetime, importance: float, profile: Profile
+    hit: Hit, occurred_at: datetime, now: datetime, importance: float, profile: Profile, activation: float
 ) -> None:
-    recalled = blend(memory(occurred_at, importance), hit, WEIGHTS[profile], now)
+    each = memory(occurred_at, importance)
+    recalled = blend(each, hit, WEIGHTS[profile], now, activation)
     assert sum(part.contribution for part in recalled.parts) == pytest.approx(recalled.score, abs=1e-9)
     for part in recalled.parts:
         assert part.contribution == pytest.approx(part.value * part.weight, abs=1e-9)
@@ -51,6 +53,9 @@ def test_the_parts_sum_to_the_score(
         weights.relevance * hit.relevance
         + weights.recency * recency(occurred_at, now)
         + weights.importance * importance
+        + weights.strength * strength_of(each, now)
+        + weights.reliability * 0.5
+        + weights.associations * activation
     )
     assert recalled.score == pytest.approx(expected, abs=1e-9)
 

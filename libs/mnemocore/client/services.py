@@ -18,6 +18,7 @@ from mnemocore.memory.v1.media_service_pb2_grpc import MediaServiceStub
 from mnemocore.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
 from mnemocore.memory.v1.session_service_pb2_grpc import SessionServiceStub
 from mnemocore.memory.v1.space_service_pb2_grpc import SpaceServiceStub
+from mnemocore.memory.v1.transfer_service_pb2_grpc import TransferServiceStub
 from mnemocore.memory.v1.working_memory_service_pb2_grpc import WorkingMemoryServiceStub
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Services:
         self.memory = MemoryServiceStub(channel)
         self.spaces = SpaceServiceStub(channel)
         self.media = MediaServiceStub(channel)
+        self.transfer = TransferServiceStub(channel)
         self.associations = AssociationServiceStub(channel)
         self.grants = GrantServiceStub(channel)
         self.sessions = SessionServiceStub(channel)

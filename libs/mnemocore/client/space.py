@@ -12,6 +12,7 @@ from mnemocore.client.links import Linking
 from mnemocore.client.media import Media, read_media, upload_media
 from mnemocore.client.sessions import Session, session_from_wire
 from mnemocore.client.sharing import Sharing
+from mnemocore.client.transfer import ExportPart, Imported, OnConflict, export, import_records
 from mnemocore.client.values import UNCHANGED, Unchanged
 from mnemocore.client.working_memory import WorkingMemory
 from mnemocore.cognitive.v1 import cognition_service_pb2
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from mnemocore.client.freshness import Freshness
     from mnemocore.client.services import UnaryMethod
-    from mnemocore.memory.v1 import resources_pb2
+    from mnemocore.memory.v1 import resources_pb2, transfer_service_pb2
 
 
 class Space(Linking, Sharing, Administration):
@@ -357,6 +358,44 @@ class Space(Linking, Sharing, Administration):
         async for page in self._services.pages(self._services.sessions.ListSessions, request):
             for session in page.sessions:
                 yield session_from_wire(session)
+
+    def export(
+        self,
+        *,
+        filter: values.MemoryFilter | None = None,
+        states: Sequence[values.MemoryState | str] = (),
+        history: bool = False,
+        media: bool = False,
+        up_to_revision: int = 0,
+        position: str = "",
+    ) -> AsyncIterator[ExportPart]:
+        """Everything in the space as it is now, part by part; with `history` every revision, with `media` their bytes.
+
+        `position` goes on after a part of the same export. A broken stream is taken up again. Raises
+        PageTokenMismatchError, and InvalidFieldError for a filter or states together with `history`.
+        """
+        return export(
+            self._services,
+            self.id,
+            filter=filter,
+            states=states,
+            history=history,
+            media=media,
+            up_to_revision=up_to_revision,
+            position=position,
+        )
+
+    def import_records(
+        self,
+        records: Iterable[transfer_service_pb2.TransferRecord] | AsyncIterable[transfer_service_pb2.TransferRecord],
+        *,
+        on_conflict: OnConflict | str = OnConflict.SKIP,
+    ) -> AsyncIterator[Sequence[Imported]]:
+        """Write the records of an export; yields what became of them, batch by batch, once it is durable.
+
+        Makes the space if it does not exist. Raises QuotaExceededError, StoreFullError, RoleRequiredError.
+        """
+        return import_records(self._services, self.id, records, on_conflict=on_conflict)
 
     async def consolidate(self, *, min_similarity: float | None = None, dry_run: bool = False) -> values.Job:
         """Start a job that archives memories that say the same as an older one; `min_similarity` is 0.95 if not given.

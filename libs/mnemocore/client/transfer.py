@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from mnemocore.client.convert import enum_to_wire, filter_to_wire
+from mnemocore.client.convert import enum_to_wire, filter_to_wire, invalid
 from mnemocore.client.retries import pause_after, worth_retrying
 from mnemocore.client.values import MemoryState
 from mnemocore.errors import MnemoError, SpaceNotFoundError, UnavailableError
@@ -32,15 +32,23 @@ MAX_BREAKS: Final = 6
 class OnConflict(StrEnum):
     """What to do with a record whose id is taken."""
 
-    SKIP = "SKIP"
-    OVERWRITE = "OVERWRITE"
-    MERGE = "MERGE"
-    ERROR = "ERROR"
+    SKIP = "skip"
+    OVERWRITE = "overwrite"
+    MERGE = "merge"
+    ERROR = "error"
+
+
+_MODES: Final[dict[str, pb.OnConflict.ValueType]] = {
+    OnConflict.SKIP: pb.ON_CONFLICT_SKIP,
+    OnConflict.OVERWRITE: pb.ON_CONFLICT_OVERWRITE,
+    OnConflict.MERGE: pb.ON_CONFLICT_MERGE,
+    OnConflict.ERROR: pb.ON_CONFLICT_ERROR,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class ExportPart:
-    """Some records of an export, and the `position` to go on after them; `total` memories or revisions are in all of it.
+    """Some records of an export, and the `position` to go on after them; in all it has `total` memories or revisions.
 
     The last part has no records. `revision` is that of the space the export shows.
     """
@@ -106,12 +114,14 @@ async def import_records(
     records: Iterable[pb.TransferRecord] | AsyncIterable[pb.TransferRecord],
     *,
     on_conflict: OnConflict | str,
-) -> AsyncGenerator[list[Imported]]:
+) -> AsyncGenerator[Sequence[Imported]]:
     """What became of the records, batch by batch; what was answered is durable. The space is made if it is not there.
 
     A batch whose answer is lost when the stream breaks is sent again only if that changes nothing: with SKIP.
     """
-    mode = enum_to_wire(OnConflict, on_conflict, "on_conflict")
+    mode = _MODES.get(on_conflict)
+    if mode is None:
+        raise invalid("on_conflict", f"{on_conflict!r} is not allowed; allowed are {', '.join(_MODES)}")
     async with aclosing(_batches(records)) as batches:
         async for batch in batches:
             request = pb.ImportRecordsRequest(parent=f"spaces/{space_id}", records=batch, on_conflict=mode)

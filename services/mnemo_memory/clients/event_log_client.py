@@ -42,7 +42,7 @@ class EventLogClient:
 
     async def publish(self, space: Space, revisions: Sequence[Revision]) -> None:
         """Append the revisions in their order; an event's id is the space and the revision, so once is enough."""
-        cipher = await self._vault.cipher(space)
+        cipher = await self._vault.renewed(space)  # an event outlives older keys
         for events in _requests(_event(space, revision, cipher) for revision in revisions):
             await self._stub.PublishEvents(event_service_pb2.PublishEventsRequest(events=events))
 

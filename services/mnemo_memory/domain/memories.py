@@ -34,6 +34,10 @@ MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 MAX_ANSWER: Final = f"the {MAX_ANSWER_BYTES // 1024 // 1024} MiB of content that one answer carries at most"
 
 
+_LOOKED_AT: Final = 256
+"""Revisions looked at in one step for a caller who sees only a part of the space."""
+
+
 @dataclass(frozen=True, slots=True)
 class New:
     """A memory to be written, and its medium if it has one."""
@@ -115,9 +119,8 @@ class Memories:
             remembered, revision = await self._create_gated(entry, new, request)
             return entry.space, remembered, self._done(entry.space, revision)
         outcomes, token = await self._create(entry, [new], request, each=False)
-        (outcome,) = outcomes
-        assert not isinstance(outcome, MnemoError), "an error of one is raised"
-        return entry.space, outcome, token
+        (remembered,) = _all_of(outcomes)
+        return entry.space, remembered, token
 
     async def create(
         self, caller: Identity, slug: str, items: Sequence[New], request: Request | None
@@ -129,7 +132,7 @@ class Memories:
         _refuse_repeated_ids(items)
         entry = await self._enter_to_add(caller, slug, items)
         outcomes, token = await self._create(entry, items, request, each=False)
-        return entry.space, [outcome for outcome in outcomes if not isinstance(outcome, MnemoError)], token
+        return entry.space, _all_of(outcomes), token
 
     async def create_each(
         self, caller: Identity, slug: str, items: Sequence[New], request: Request | None
@@ -218,7 +221,7 @@ class Memories:
         Raises what `create_one` and `update` raise, AlreadySupersededError, MemoryProtectedError.
         """
         entry = await self._enter_to_add(caller, slug, [new])
-        await self._require_visible(entry, old_id, edit.request)
+        await self._require_visible(entry, old_id)
         async with self._media.taking(entry, edit.request) as media:
             draft = await media.give(new.draft, new.media)
             now = self._clock.now()
@@ -311,11 +314,13 @@ class Memories:
         position = paging.decode(query, page_token)
         size = paging.page_size(page_size)
         after = position[0] if position else 0
-        revisions = await self._store.list_revisions(space, memory_id, after, size + 1, as_of)
+        if entry.whole:
+            revisions = await self._store.list_revisions(space, memory_id, after, size + 1, as_of)
+        else:
+            revisions = await self._seen_revisions(entry, memory_id, after, size + 1, as_of)
         page = revisions[: min(size, fitting(revision.memory for revision in revisions))]
         more = len(revisions) > len(page)
-        token = paging.encode(query, [page[-1].revision]) if more else ""
-        return space, page if entry.whole else await self._seen(entry, page), token
+        return space, page, paging.encode(query, [page[-1].revision]) if more else ""
 
     # Steps
 
@@ -339,7 +344,9 @@ class Memories:
                         raise
                     refused[number] = error
             author = entry.author(self._clock.now())
-            created = await self._store.create(entry.space, [draft for _, draft in drafts], author, request, each=each)
+            created = await self._store.create(
+                entry.space, [draft for _, draft in drafts], author, request, each=each, within=entry.part
+            )
         outcomes: dict[int, Remembered | MnemoError] = dict(refused)
         for (number, _), outcome in zip(drafts, created.outcomes, strict=True):
             outcomes[number] = self._seen_outcome(entry, outcome)
@@ -349,7 +356,7 @@ class Memories:
         return [outcomes[number] for number in range(len(items))], self._done(entry.space, created.revision)
 
     def _seen_outcome(self, entry: Entry, outcome: Kept | MnemoError) -> Remembered | MnemoError:
-        """The outcome; a duplicate outside of what the caller may see is not shown."""
+        """The outcome; not what was a duplicate when the request came first and lies outside of the part by now."""
         if isinstance(outcome, MnemoError):
             return outcome
         if outcome.duplicate and not entry.sees(outcome.memory):
@@ -381,7 +388,9 @@ class Memories:
                 )
                 self._cache.drop(entry.space.uid, [known.id])
                 return Remembered(written.memories[0], novelty=judgement.decision), written.revision
-            created = await self._store.create(entry.space, [draft], entry.author(now), request, each=False)
+            created = await self._store.create(
+                entry.space, [draft], entry.author(now), request, each=False, within=entry.part
+            )
         (outcome,) = created.outcomes
         assert isinstance(outcome, Kept), "an error of one is raised"
         if judgement.decision is Decision.REFINEMENT and known is not None:
@@ -399,6 +408,7 @@ class Memories:
         need: Role = Role.WRITE,
     ) -> tuple[Space, Memory, str]:
         entry = await self._access.enter(caller, slug, need)
+        await self._require_visible(entry, memory_id)
 
         def within(memory: Memory) -> Memory | None:
             after = alter(entry.require_visible(memory))
@@ -413,12 +423,26 @@ class Memories:
         self._cache.drop(entry.space.uid, [memory_id])
         return entry.space, entry.require_visible(written.memories[0]), self._done(entry.space, written.revision)
 
-    async def _require_visible(self, entry: Entry, memory_id: MemoryId, request: Request | None) -> None:
+    async def _require_visible(self, entry: Entry, memory_id: MemoryId) -> None:
+        """Raise MemoryNotFoundError for a memory outside of the part, before anything else tells that it exists."""
         if not entry.whole:
             found = await self._store.get(entry.space, [memory_id], self._clock.now())
             if memory_id not in found:
                 raise entry.unknown(memory_id)
             entry.require_visible(found[memory_id])
+
+    async def _seen_revisions(
+        self, entry: Entry, memory_id: MemoryId | None, after: int, limit: int, as_of: datetime | None
+    ) -> list[Revision]:
+        """Revisions the caller may see. All that come are looked at: a short page would tell of others."""
+        seen: list[Revision] = []
+        while len(seen) < limit:
+            revisions = await self._store.list_revisions(entry.space, memory_id, after, _LOOKED_AT, as_of)
+            seen += await self._seen(entry, revisions)
+            if len(revisions) < _LOOKED_AT:
+                break
+            after = revisions[-1].revision
+        return seen[:limit]
 
     async def _seen(self, entry: Entry, revisions: Sequence[Revision]) -> list[Revision]:
         """Those of the revisions whose memory the caller may see, now and as it was then."""
@@ -435,6 +459,16 @@ class Memories:
         """Wake the relay; the token of a write."""
         self._committed()
         return encode_token(self._store.store_id, space.uid, revision)
+
+
+def _all_of(outcomes: Iterable[Remembered | MnemoError]) -> list[Remembered]:
+    """The outcomes. Raises the first error among them."""
+    remembered = []
+    for outcome in outcomes:
+        if isinstance(outcome, MnemoError):
+            raise outcome
+        remembered.append(outcome)
+    return remembered
 
 
 def _part(request: Request | None, number: int) -> Request | None:

@@ -76,7 +76,10 @@ class Vault(Protocol):
     """Has the keys of encrypted spaces."""
 
     async def cipher(self, space: Space) -> SpaceCipher | None:
-        """What seals and opens what the space holds; None if it is not encrypted. Raises KeyUnavailableError."""
+        """What seals and opens what the space holds; None if it is not encrypted.
+
+        Raises KeyUnavailableError, or SpaceNotFoundError if the space was erased.
+        """
         ...
 
     async def renewed(self, space: Space) -> SpaceCipher | None:
@@ -97,9 +100,16 @@ class Store(Protocol):
         ...
 
     async def create(
-        self, space: Space, drafts: Sequence[Draft], author: Author, request: Request | None, *, each: bool
+        self,
+        space: Space,
+        drafts: Sequence[Draft],
+        author: Author,
+        request: Request | None,
+        *,
+        each: bool,
+        within: Filter,
     ) -> Created:
-        """Write all drafts or none; with `each` those that nothing speaks against.
+        """Write all drafts or none; with `each` those that nothing speaks against; duplicates are sought `within`.
 
         What speaks against one is MemoryExistsError, DuplicateMemoryError, QuotaExceededError or MediaNotFoundError.
         Raises SpaceNotFoundError, RequestIdReusedError, and MemoryNotFoundError if the request is repeated and its

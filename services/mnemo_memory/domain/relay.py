@@ -13,7 +13,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from mnemo_memory.domain.memory import Change
-from mnemocore.errors import MnemoError, UnavailableError
+from mnemocore.errors import MnemoError, SpaceNotFoundError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +72,8 @@ class Relay:
                 published += await self._publish(space)
             except UnavailableError:
                 raise  # the log does not answer: no space can be published
+            except SpaceNotFoundError:
+                continue  # it was erased meanwhile
             except MnemoError as error:
                 _log.error("space %s cannot be published, the others go on: %s", space.uid, error)
         return published

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mnemo_memory.domain.ports import Author
     from mnemocore.calls import Identity
     from mnemocore.clock import Clock
+    from mnemocore.ids import SpaceUid
 
 IMPORTED: Final = "imported"
 """The reason of the revisions that an import makes."""
@@ -118,8 +119,17 @@ class Page:
     revision: int
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of the records of a batch, whether it made revisions, and which memories it changed."""
+
+    results: tuple[Outcome | MnemoError, ...]
+    wrote: bool
+    changed: tuple[MemoryId, ...]
+
+
 class TransferStore(Protocol):
-    """Reads and writes records. A page is bounded in bytes and comes with the key of its last row; None: no more rows."""
+    """Reads and writes records. A page is bounded in bytes and comes with the key of its last row, or None."""
 
     async def count(self, space: Space, view: View, *, history: bool) -> int:
         """How many memories, or revisions with content, the export has."""
@@ -141,13 +151,8 @@ class TransferStore(Protocol):
         """Sessions with their numbers, by number."""
         ...
 
-    async def write(
-        self, space: Space, records: Sequence[Record], on_conflict: OnConflict, author: Author
-    ) -> tuple[list[Outcome | MnemoError], bool]:
-        """Write records in one transaction: what became of each, and whether there are new revisions.
-
-        Raises SpaceNotFoundError, QuotaExceededError.
-        """
+    async def write(self, space: Space, records: Sequence[Record], on_conflict: OnConflict, author: Author) -> Settled:
+        """Write records in one transaction. Raises SpaceNotFoundError, QuotaExceededError."""
         ...
 
 
@@ -157,8 +162,8 @@ _Step: TypeAlias = "tuple[list[Record], list[Any]]"
 class Transfer:
     """Exports and imports of all spaces.
 
-    `committed` is called after every commit of memories, to wake the relay; `check_room` raises StoreFullError when the
-    store has no room for more.
+    `committed` is called after every commit of memories, to wake the relay; `changed` with memories that are replaced,
+    for caches; `check_room` raises StoreFullError when the store has no room for more.
     """
 
     def __init__(
@@ -168,6 +173,7 @@ class Transfer:
         access: Access,
         clock: Clock,
         committed: Callable[[], None],
+        changed: Callable[[SpaceUid, Sequence[MemoryId]], None],
         check_room: Callable[[], None],
     ) -> None:
         self._store = store
@@ -175,6 +181,7 @@ class Transfer:
         self._access = access
         self._clock = clock
         self._committed = committed
+        self._changed = changed
         self._check_room = check_room
 
     async def export(
@@ -219,10 +226,12 @@ class Transfer:
         space = entry.require_whole()
         good = [record for record in records if not isinstance(record, MnemoError)]
         author = entry.author(self._clock.now(), IMPORTED)
-        outcomes, changed = await self._store.write(space, good, on_conflict, author)
-        if changed:
+        settled = await self._store.write(space, good, on_conflict, author)
+        if settled.wrote:
             self._committed()
-        following = iter(outcomes)
+        if settled.changed:
+            self._changed(space.uid, settled.changed)
+        following = iter(settled.results)
         return [record if isinstance(record, MnemoError) else next(following) for record in records]
 
     async def _enter(self, caller: Identity, slug: str, selection: Selection) -> Entry:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from mnemo_memory.domain.memory import Memory, OnDuplicate, State, Tier
 from mnemo_memory.storage import rows
+from mnemo_memory.storage.conditions import Conditions
 from mnemocore.errors import DuplicateMemoryError, MediaNotFoundError, MemoryExistsError, QuotaExceededError
 from mnemocore.ids import MemoryId, new_uuid
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from asyncpg import Connection, Record
 
-    from mnemo_memory.domain.memory import Draft, Space
+    from mnemo_memory.domain.memory import Draft, Filter, Space
     from mnemo_memory.domain.ports import Author
     from mnemocore.errors import MnemoError
     from mnemocore.sealing import SpaceCipher
@@ -38,13 +39,15 @@ async def sort(
     drafts: Sequence[Draft],
     author: Author,
     cipher: SpaceCipher | None,
+    within: Filter,
 ) -> Sorted:
-    """Say of each draft what becomes of it. `space` is locked."""
+    """Say of each draft what becomes of it. `space` is locked; duplicates are looked for `within` a part of it."""
     taken = await _taken(connection, space, drafts)
-    known = await _known(connection, space, drafts, author, cipher)
+    known = await _known(connection, space, drafts, author, cipher, within)
     missing = await _missing_media(connection, space, drafts)
     result = Sorted()
     first: dict[bytes, int] = {}
+    compared = any(draft.on_duplicate is not OnDuplicate.ALLOW for draft in drafts)
     room = Room(space)
     for number, draft in enumerate(drafts):
         if number in taken:
@@ -53,8 +56,8 @@ async def sort(
         if draft.media is not None and number in missing:
             result.refused[number] = MediaNotFoundError(media=f"{space.name}/media/{draft.media.id}")
             continue
+        key = rows.content_hash(draft, cipher) if compared else b""
         if draft.on_duplicate is not OnDuplicate.ALLOW:
-            key = rows.content_hash(draft, cipher)
             there, before = known.get(key), first.get(key)
             if draft.on_duplicate is OnDuplicate.REJECT and (there is not None or before is not None):
                 result.refused[number] = DuplicateMemoryError(
@@ -67,12 +70,13 @@ async def sort(
             if before is not None:
                 result.same_as[number] = before
                 continue
-            first[key] = number
         refusal = room.take(draft)
-        if refusal is None:
-            result.fresh.append(number)
-        else:
+        if refusal is not None:
             result.refused[number] = refusal
+            continue
+        result.fresh.append(number)
+        if compared and (draft.expires_at is None or draft.expires_at > author.at):
+            first.setdefault(key, number)
     return result
 
 
@@ -174,7 +178,8 @@ def _memory(draft: Draft, ordinal: int | None, revision: int, author: Author) ->
         provenance=draft.provenance,
         protected=draft.protected,
     )
-    return replace(memory, state=memory.state_at(author.at))
+    state = memory.state_at(author.at)
+    return memory if state is memory.state else replace(memory, state=state)
 
 
 async def _taken(connection: Connection[Record], space: Space, drafts: Sequence[Draft]) -> set[int]:
@@ -220,18 +225,19 @@ async def _known(
     drafts: Sequence[Draft],
     author: Author,
     cipher: SpaceCipher | None,
+    within: Filter,
 ) -> Mapping[bytes, MemoryId]:
-    """The active memories that equal drafts which ask for it, by their content."""
+    """The active memories of a part of the space that equal drafts which ask for it, by their content."""
     asking = [rows.content_hash(draft, cipher) for draft in drafts if draft.on_duplicate is not OnDuplicate.ALLOW]
     if not asking:
         return {}
+    conditions = Conditions(UUID(space.uid), asking, author.at)
+    conditions.filter(rows.blinded(within, cipher))
     found = await connection.fetch(
         "SELECT DISTINCT ON (content_hash) content_hash, id FROM memory.memories WHERE space_uid = $1 "
         "AND content_hash = ANY($2::bytea[]) AND state = 1 AND (expires_at IS NULL OR expires_at > $3) "
-        "ORDER BY content_hash, created_revision",
-        UUID(space.uid),
-        asking,
-        author.at,
+        f"AND {conditions.sql} ORDER BY content_hash, created_revision",
+        *conditions.values,
     )
     return {row["content_hash"]: MemoryId(str(row["id"])) for row in found}
 

@@ -14,7 +14,7 @@ from mnemo_memory.domain.media import PART_BYTES, refuse_beyond_quota
 from mnemo_memory.domain.media_types import HEAD_BYTES, check
 from mnemo_memory.domain.memory import Change, Draft, Memory, Revision, State, Tier
 from mnemo_memory.domain.sessions import Session
-from mnemo_memory.domain.transfer import MediaPart, OnConflict, Outcome, latest, merged, same
+from mnemo_memory.domain.transfer import MediaPart, OnConflict, Outcome, Settled, latest, merged, same
 from mnemo_memory.storage import drafts, rows, transactions
 from mnemo_memory.storage.postgres_media import hash_subject, part_subject
 from mnemo_memory.storage.postgres_sessions import SESSION_COLUMNS, described_columns, session_name, session_of
@@ -107,8 +107,8 @@ class ImportBatch:
         self._changes: list[Revision] = []
         self._claims: dict[str, MemoryId] = {}
 
-    async def write(self, records: Sequence[Record]) -> tuple[list[Result], bool]:
-        """What became of each record, and whether there are new revisions. Raises QuotaExceededError."""
+    async def write(self, records: Sequence[Record]) -> Settled:
+        """Write the records. Raises QuotaExceededError."""
         await self._load(records)
         results: dict[int, Result] = {}
         for number, record in enumerate(records):
@@ -127,7 +127,8 @@ class ImportBatch:
         for number, record in enumerate(records):
             if isinstance(record, Session):
                 results[number] = await self._session(record)
-        return [results[number] for number in range(len(records))], bool(self._changes)
+        changed = {change.memory_id for change in self._changes} & self._before.keys()
+        return Settled(tuple(results[number] for number in range(len(records))), bool(self._changes), tuple(changed))
 
     # Memories
 

@@ -1,7 +1,7 @@
 """Brings rows of release 0.1 up to date: the hash that finds duplicates, the words, and the bytes that quotas count.
 
 A replica of release 0.1 goes on writing such rows while the others are new already, so this never ends; without such
-rows it is one look at an empty index a minute. Release 0.1 knows no encrypted spaces, so there are none of its rows there.
+rows it is one look at an empty index every ten seconds. Release 0.1 knows no encrypted spaces: they have no such rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BATCH: Final = 500
 """Rows of one transaction: how long a writer of the space may have to wait."""
 PAUSE_SECONDS: Final = 0.05
 """Rest after every batch."""
-ROUND_SECONDS: Final = 60.0
+ROUND_SECONDS: Final = 10.0
 """Rest when everything is up to date."""
 
 _SPACE: Final = f"""

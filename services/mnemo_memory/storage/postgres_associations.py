@@ -18,6 +18,7 @@ from mnemo_memory.domain.memory import State
 from mnemo_memory.domain.spreading import Edge
 from mnemo_memory.storage import rows, transactions
 from mnemo_memory.storage.conditions import Conditions
+from mnemo_memory.storage.fresh_keys import with_fresh_keys
 from mnemocore.errors import MemoryNotFoundError
 from mnemocore.ids import MemoryId
 
@@ -93,6 +94,7 @@ class PostgresAssociations:
             )
             return int(status.rpartition(" ")[2])
 
+    @with_fresh_keys
     async def list_links(
         self, space: Space, where: LinkFilter, part: Filter, after: Place | None, limit: int
     ) -> list[Association]:
@@ -117,6 +119,7 @@ class PostgresAssociations:
         )
         return [association_of(row) for row in found]
 
+    @with_fresh_keys
     async def links_of(
         self, space: Space, ids: Sequence[MemoryId], direction: Direction, conduct: Conduct, limit: int
     ) -> list[Association]:
@@ -131,6 +134,7 @@ class PostgresAssociations:
         )
         return [association_of(row) for row in found]
 
+    @with_fresh_keys
     async def edges_of(
         self,
         space: Space,
@@ -171,6 +175,7 @@ class PostgresAssociations:
         )
         return [association_of(row) for row in found]
 
+    @with_fresh_keys
     async def _active(self, space: Space, conduct: Conduct, values: Conditions) -> str:
         """The condition that a row of memories conducts; its parameters are added to `values`."""
         conditions = Conditions(*values.values)

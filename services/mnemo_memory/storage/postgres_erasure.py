@@ -1,13 +1,20 @@
 """Removing spaces from PostgreSQL, and the receipts of that.
 
 A space is removed under the lock of its row, the strongest there is: every write of memories waits for it, and so does
-whoever adds a row that refers to the space. When it is over they find that there is no space.
+whoever adds a row that refers to the space. When it is over they find that there is no space. Some of them have rows
+locked already when they come to wait, of the keys of the space or of memories. So an erasure never waits long for
+another lock than the first: it lets go of everything and begins again, before PostgreSQL sees two that wait for each
+other and ends one of them, which would be the writer as often as not.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import asyncio
+import random
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
+
+from asyncpg.exceptions import LockNotAvailableError
 
 from mnemo_memory.domain.erasure import Receipt
 from mnemo_memory.storage import rows
@@ -15,12 +22,13 @@ from mnemocore.errors import (
     SpaceEtagMismatchError,
     SpaceNotEmptyError,
     SpaceNotFoundError,
+    StoreUnavailableError,
 )
 from mnemocore.ids import SpaceUid, Tenant
 from mnemocore.postgres.failures import translated
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from datetime import datetime
 
     from asyncpg import Connection, Record
@@ -35,7 +43,12 @@ TABLES: Final = (
 )
 """Every table with rows of spaces, the receipts aside: what refers to another one comes before it."""
 
+_ATTEMPTS: Final = 100
+_LOCK_MILLISECONDS: Final = 100
+"""How long an erasure waits for a lock; far less than the second after which PostgreSQL looks for a deadlock."""
+_LONGEST_PAUSE: Final = 0.1
 _CLOSE_SECONDS: Final = 1.0
+T = TypeVar("T")
 _COLUMNS: Final = (
     "id, number, tenant, space_uid, principal, reason, erased_at, log_erased_at, revision, memories, revisions, media, "
     "associations"
@@ -56,22 +69,36 @@ class PostgresErasures:
 
     async def erase_space(self, space: Space, receipt_id: str, author: Author, etag: str) -> Receipt:
         """Remove everything of a space in one transaction."""
-        async with self._database.transaction() as connection:
-            locked = await _lock(connection, space)
+
+        async def remove(connection: Connection[Record], locked: Space) -> Receipt:
             if etag and etag != locked.etag:
                 raise SpaceEtagMismatchError(space=space.name)
             return await _remove(connection, locked, receipt_id, author)
 
+        return await self._alone(space, remove)
+
     async def delete_space(self, space: Space, receipt_id: str, author: Author) -> Receipt | None:
         """Remove a space in which there is nothing; a receipt if the log may have heard of it."""
-        async with self._database.transaction() as connection:
-            locked = await _lock(connection, space)
+
+        async def remove(connection: Connection[Record], locked: Space) -> Receipt | None:
             if await connection.fetchval(_HOLDS_SOMETHING, UUID(space.uid), author.at):
                 raise SpaceNotEmptyError(space=space.name)
             if locked.revision == 0:
                 await _delete_rows(connection, locked)
                 return None
             return await _remove(connection, locked, receipt_id, author)
+
+        return await self._alone(space, remove)
+
+    async def _alone(self, space: Space, remove: Callable[[Connection[Record], Space], Awaitable[T]]) -> T:
+        """The result of `remove` in a transaction with the space locked, tried again when others are in the way."""
+        for _ in range(_ATTEMPTS):
+            try:
+                async with self._database.transaction() as connection:
+                    return await remove(connection, await _lock(connection, space))
+            except LockNotAvailableError:
+                await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE))
+        raise StoreUnavailableError(f"space {space.name!r} is in use all the time", retry_after=1.0)
 
     async def list_receipts(self, tenant: Tenant, before: int | None, limit: int) -> list[Receipt]:
         """Receipts of a tenant by falling number."""
@@ -112,12 +139,17 @@ class PostgresErasures:
 
 
 async def _lock(connection: Connection[Record], space: Space) -> Space:
-    """The space as it is; nobody changes it or adds to it until the end of the transaction."""
+    """The space as it is; nobody changes it or adds to it until the end of the transaction.
+
+    Raises SpaceNotFoundError. From here on the transaction raises LockNotAvailableError rather than wait for others.
+    """
     row = await connection.fetchrow(
         f"SELECT {rows.SPACE_COLUMNS} FROM memory.spaces WHERE uid = $1 FOR UPDATE", UUID(space.uid)
     )
     if row is None:
         raise SpaceNotFoundError(space=space.name)
+    await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_MILLISECONDS}ms'")
+    await connection.execute("SELECT FROM memory.space_keys WHERE space_uid = $1 FOR UPDATE", UUID(space.uid))
     return rows.to_space(row)
 
 

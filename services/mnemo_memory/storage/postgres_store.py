@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from mnemo_memory.domain.memory import Change, OnDuplicate, State
+from mnemo_memory.domain.memory import Change, Filter, OnDuplicate, State
 from mnemo_memory.domain.ports import Author, Created, Kept, Swept, Written
 from mnemo_memory.storage import drafts as drafting
 from mnemo_memory.storage import rows, transactions
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from asyncpg import Connection, Record
 
-    from mnemo_memory.domain.memory import Draft, Filter, Memory, Revision, Space
+    from mnemo_memory.domain.memory import Draft, Memory, Revision, Space
     from mnemo_memory.domain.ports import ListPosition, Request, Vault
     from mnemocore.postgres import Database
     from mnemocore.sealing import SpaceCipher
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 REQUEST_LIFE_HOURS: Final = 24
 REPUBLISH_BATCH: Final = 1000
 SWEEPER: Final = "memory-core"
+_EVERYTHING: Final = Filter()
 _log = logging.getLogger(__name__)
 
 
@@ -76,9 +77,10 @@ class PostgresStore:
         request: Request | None,
         *,
         each: bool,
+        within: Filter = _EVERYTHING,
         guard: Callable[[Connection[Record]], Awaitable[None]] | None = None,
     ) -> Created:
-        """Write all drafts or none; with `each` those that nothing speaks against.
+        """Write all drafts or none; with `each` those that nothing speaks against; duplicates are sought `within`.
 
         `guard` runs in the transaction with the space locked, before anything is written, and not for a repeated
         request: what it changes is committed with the memories, what it raises refuses all of them.
@@ -90,7 +92,7 @@ class PostgresStore:
                 return await self._replayed(connection, space, drafts, record, author, cipher)
             if guard is not None:
                 await guard(connection)
-            plan = await drafting.sort(connection, locked, drafts, author, cipher)
+            plan = await drafting.sort(connection, locked, drafts, author, cipher, within)
             if plan.refused and not each:
                 raise plan.refused[min(plan.refused)]
             return await self._carry_out(connection, locked, drafts, plan, author, request, cipher)
@@ -116,9 +118,12 @@ class PostgresStore:
                 last += 1
                 there = await _reinforce(connection, space, there, last, author, cipher)
             outcomes[number] = Kept(there, duplicate=True)
+        written = dict(zip(plan.fresh, memories, strict=True))
         for number, before in plan.same_as.items():
-            kept = outcomes[before]
-            outcomes[number] = Kept(kept.memory, duplicate=True) if isinstance(kept, Kept) else kept
+            if drafts[number].on_duplicate is OnDuplicate.REINFORCE:
+                last += 1
+                written[before] = await _reinforce(connection, space, written[before], last, author, cipher)
+            outcomes[number] = Kept(written[before], duplicate=True)
         active = sum(memory.state is State.ACTIVE for memory in memories)
         size = sum(rows.size_of(memory) for memory in memories)
         await transactions.count(connection, space, last, active=active, archived=len(memories) - active, size=size)
@@ -128,9 +133,8 @@ class PostgresStore:
             for number, outcome in outcomes.items()
             if number not in taken and not (isinstance(outcome, Kept) and not outcome.duplicate)
         }
-        first = space.revision + 1
         await transactions.remember(
-            connection, space, request, first, first + len(memories) - 1, author.at, taken=taken, duplicates=others
+            connection, space, request, space.revision + 1, last, author.at, taken=taken, duplicates=others
         )
         return Created(tuple(outcomes[number] for number in range(len(drafts))), last)
 
@@ -260,7 +264,7 @@ class PostgresStore:
             if old.protected:
                 raise MemoryProtectedError(memory=f"{space.name}/memories/{old_id}")
             closed, new_draft = close(old, replace(draft, on_duplicate=OnDuplicate.ALLOW))
-            plan = await drafting.sort(connection, locked, [new_draft], author, cipher)
+            plan = await drafting.sort(connection, locked, [new_draft], author, cipher, _EVERYTHING)
             if plan.refused:
                 raise plan.refused[0]
             numbered = await drafting.numbered(connection, space, [new_draft], author, cipher, locked.revision + 1)

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from mnemo_memory.domain.memory import Memory, Revision, Space
     from mnemo_memory.domain.ports import Author, Vault
     from mnemo_memory.domain.sessions import Session
-    from mnemo_memory.domain.transfer import OnConflict, Outcome, Record, View
-    from mnemocore.errors import MnemoError
+    from mnemo_memory.domain.transfer import OnConflict, Record, Settled, View
     from mnemocore.ids import MemoryId
     from mnemocore.postgres import Database
     from mnemocore.sealing import SpaceCipher
@@ -176,10 +175,8 @@ class PostgresTransfer:
         return [(row["number"], session_of(row, cipher)) for row in found]
 
     @with_fresh_keys
-    async def write(
-        self, space: Space, records: Sequence[Record], on_conflict: OnConflict, author: Author
-    ) -> tuple[list[Outcome | MnemoError], bool]:
-        """Write records in one transaction: what became of each, and whether there are new revisions."""
+    async def write(self, space: Space, records: Sequence[Record], on_conflict: OnConflict, author: Author) -> Settled:
+        """Write records in one transaction."""
         cipher = await self._vault.cipher(space)
         async with self._database.transaction() as connection:
             locked = replace(await transactions.lock(connection, space), slug=space.slug)

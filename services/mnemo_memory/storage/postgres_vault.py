@@ -10,7 +10,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from mnemocore.errors import KeyUnavailableError
+from mnemocore.errors import SpaceNotFoundError
 from mnemocore.sealing import DataKey, Purpose, SpaceCipher, new_key_id
 
 if TYPE_CHECKING:
@@ -52,7 +52,10 @@ class PostgresVault:
         return await self._make(connection, space, Purpose.DATA, at)
 
     async def cipher(self, space: Space) -> SpaceCipher | None:
-        """What seals and opens what the space holds; None if it is not encrypted. Raises KeyUnavailableError."""
+        """What seals and opens what the space holds; None if it is not encrypted.
+
+        Raises KeyUnavailableError, or SpaceNotFoundError if the space was erased.
+        """
         if not space.encrypted:
             return None
         cipher = self._ciphers.get(space.uid)
@@ -90,7 +93,7 @@ class PostgresVault:
             UUID(space.uid),
         )
         if not found:
-            raise KeyUnavailableError(f"the keys of space {space.name!r} are gone: it was erased", key=space.name)
+            raise SpaceNotFoundError(space=space.name)  # erased with its keys
         master_keys = await self._master_keys.keys()
         keys: dict[Purpose, list[DataKey]] = {purpose: [] for purpose in Purpose}
         for row in found:

@@ -144,7 +144,7 @@ def to_memory(row: Mapping[str, Any], now: datetime, cipher: SpaceCipher | None)
     )
     if cipher is not None and row["sealed"] is not None:
         memory = _opened(memory, row["sealed"], cipher)
-    return replace(memory, state=memory.state_at(now))
+    return _in_state_at(memory, now)
 
 
 def stored_state(memory: Memory, at: datetime) -> int:
@@ -291,6 +291,10 @@ def to_snapshot(memory: Memory) -> str:
 def from_snapshot(snapshot: str, at: datetime) -> Memory:
     """The memory of a snapshot, in its state at `at`. Release 0.1 wrote the first 16 fields only."""
     fields = json.loads(snapshot)
+    if len(fields) == 16:
+        archived = fields[11] == OUT_OF_RECALL
+        fields += [Modality.TEXT, None, None, None, None, fields[15] if archived else None, None, None, None, False]
+        fields += [1.0, 1.0]
     memory = Memory(
         MemoryId(fields[0]),
         Kind(fields[1]),
@@ -308,16 +312,6 @@ def from_snapshot(snapshot: str, at: datetime) -> Memory:
         fields[13],
         datetime.fromisoformat(fields[14]),
         datetime.fromisoformat(fields[15]),
-    )
-    if len(fields) == 16:
-        archived = fields[11] == OUT_OF_RECALL
-        return replace(
-            memory,
-            archived_at=memory.updated_at if archived else None,
-            state=State.ARCHIVED if archived else State.ACTIVE,
-        )
-    memory = replace(
-        memory,
         modality=Modality(fields[16]),
         media=_media(fields[17]),
         valid_from=_to_time(fields[18]),
@@ -331,7 +325,7 @@ def from_snapshot(snapshot: str, at: datetime) -> Memory:
         alpha=fields[26],
         beta=fields[27],
     )
-    return replace(memory, state=memory.state_at(at))
+    return _in_state_at(memory, at)
 
 
 # JSON
@@ -368,6 +362,12 @@ def _plain(value: Any) -> Any:
 
 def _subject(memory_id: str, revision: int) -> str:
     return f"{memory_id}@{revision}"
+
+
+def _in_state_at(memory: Memory, at: datetime) -> Memory:
+    """A memory that was made as ACTIVE, in its state at `at`. A copy costs more than all of its columns."""
+    state = memory.state_at(at)
+    return memory if state is State.ACTIVE else replace(memory, state=state)
 
 
 def _opened(memory: Memory, sealed: bytes, cipher: SpaceCipher) -> Memory:

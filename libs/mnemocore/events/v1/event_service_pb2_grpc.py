@@ -74,7 +74,8 @@ class EventServiceServicer:
 
     def PublishEvents(self, request, context):
         """Appends a batch, all or none, in its order. An event whose (tenant, source, id) is in the log already keeps its first
-        position. Durable when it answers.
+        position; of a space that ended with `space.erased` nothing more is stored, and the position is that event's. Durable when
+        it answers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,8 @@ class EventServiceStub:
     def __new__(cls, channel: _aio.Channel) -> EventServiceAsyncStub: ...
     PublishEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.PublishEventsRequest, _event_service_pb2.PublishEventsResponse]
     """Appends a batch, all or none, in its order. An event whose (tenant, source, id) is in the log already keeps its first
-    position. Durable when it answers.
+    position; of a space that ended with `space.erased` nothing more is stored, and the position is that event's. Durable when
+    it answers.
     """
     RedactEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.RedactEventsRequest, _event_service_pb2.RedactEventsResponse]
     """Takes the payload out of events, so that what was erased at its source is no longer in the log. Their places, types and
@@ -70,7 +71,8 @@ class EventServiceAsyncStub(EventServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     PublishEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.PublishEventsRequest, _event_service_pb2.PublishEventsResponse]  # type: ignore[assignment]
     """Appends a batch, all or none, in its order. An event whose (tenant, source, id) is in the log already keeps its first
-    position. Durable when it answers.
+    position; of a space that ended with `space.erased` nothing more is stored, and the position is that event's. Durable when
+    it answers.
     """
     RedactEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.RedactEventsRequest, _event_service_pb2.RedactEventsResponse]  # type: ignore[assignment]
     """Takes the payload out of events, so that what was erased at its source is no longer in the log. Their places, types and
@@ -104,7 +106,8 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_event_service_pb2.PublishEventsResponse, _abc.Awaitable[_event_service_pb2.PublishEventsResponse]]:
         """Appends a batch, all or none, in its order. An event whose (tenant, source, id) is in the log already keeps its first
-        position. Durable when it answers.
+        position; of a space that ended with `space.erased` nothing more is stored, and the position is that event's. Durable when
+        it answers.
         """
 
     @_abc_1.abstractmethod

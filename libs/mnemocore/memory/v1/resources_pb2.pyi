@@ -624,7 +624,7 @@ class Space(_message.Message):
     revision: _builtins.int
     """Output only. Revision of the newest committed change in the space; 0 if it is empty."""
     active_memories: _builtins.int
-    """Output only. Number of active memories."""
+    """Output only. Number of active memories; 0 for a caller who sees a part of the space only."""
     archived_memories: _builtins.int
     """Output only. Number of archived memories."""
     published_revision: _builtins.int
@@ -818,7 +818,7 @@ class MemoryInput(_message.Message):
     on_duplicate: Global___OnDuplicate.ValueType
     """What to do if an active memory of the space is the same."""
     novelty_gate: Global___NoveltyGate.ValueType
-    """Whether it is compared in meaning with what is known."""
+    """Whether it is compared in meaning with what is known. Batches that are written all or none are not."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Anything the caller wants to keep beside the text: at most 64 keys, 3 levels deep, 100 KiB as JSON."""

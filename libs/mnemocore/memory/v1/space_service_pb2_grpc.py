@@ -183,7 +183,7 @@ class SpaceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RepublishSpace(self, request, context):
-        """Publishes every active memory of a space again, so that projections can be rebuilt. Consumers are idempotent, so it is safe
+        """Publishes every memory of a space again, so that projections can be rebuilt. Consumers are idempotent, so it is safe
         at any time.
 
         NOT_FOUND / SPACE_NOT_FOUND.

@@ -87,7 +87,7 @@ class SpaceServiceStub:
     NOT_FOUND / SPACE_NOT_FOUND; FAILED_PRECONDITION / SPACE_NOT_ENCRYPTED or KEY_UNAVAILABLE.
     """
     RepublishSpace: _grpc.UnaryUnaryMultiCallable[_space_service_pb2.RepublishSpaceRequest, _space_service_pb2.RepublishSpaceResponse]
-    """Publishes every active memory of a space again, so that projections can be rebuilt. Consumers are idempotent, so it is safe
+    """Publishes every memory of a space again, so that projections can be rebuilt. Consumers are idempotent, so it is safe
     at any time.
 
     NOT_FOUND / SPACE_NOT_FOUND.
@@ -152,7 +152,7 @@ class SpaceServiceAsyncStub(SpaceServiceStub):
     NOT_FOUND / SPACE_NOT_FOUND; FAILED_PRECONDITION / SPACE_NOT_ENCRYPTED or KEY_UNAVAILABLE.
     """
     RepublishSpace: _aio.UnaryUnaryMultiCallable[_space_service_pb2.RepublishSpaceRequest, _space_service_pb2.RepublishSpaceResponse]  # type: ignore[assignment]
-    """Publishes every active memory of a space again, so that projections can be rebuilt. Consumers are idempotent, so it is safe
+    """Publishes every memory of a space again, so that projections can be rebuilt. Consumers are idempotent, so it is safe
     at any time.
 
     NOT_FOUND / SPACE_NOT_FOUND.
@@ -274,7 +274,7 @@ class SpaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _space_service_pb2.RepublishSpaceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_space_service_pb2.RepublishSpaceResponse, _abc.Awaitable[_space_service_pb2.RepublishSpaceResponse]]:
-        """Publishes every active memory of a space again, so that projections can be rebuilt. Consumers are idempotent, so it is safe
+        """Publishes every memory of a space again, so that projections can be rebuilt. Consumers are idempotent, so it is safe
         at any time.
 
         NOT_FOUND / SPACE_NOT_FOUND.

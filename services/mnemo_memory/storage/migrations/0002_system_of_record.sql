@@ -9,6 +9,8 @@ ALTER TABLE memory.spaces
     ADD COLUMN encrypted boolean NOT NULL DEFAULT false,
     ADD COLUMN bytes bigint NOT NULL DEFAULT 0,
     ADD COLUMN media_bytes bigint NOT NULL DEFAULT 0;
+CREATE INDEX spaces_erasing ON memory.spaces (uid)
+    WHERE policy ->> 'erase_expired_after' IS NOT NULL OR policy ->> 'erase_archived_after' IS NOT NULL;
 
 -- In an encrypted space `content` is empty, `metadata`, `tags`, `actor` and `session` hold names that can only be compared,
 -- and `sealed` holds what they stand for. `packed` is the compressed content of a COLD memory. `content_hash` is null in
