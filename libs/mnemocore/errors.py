@@ -440,7 +440,7 @@ class PermissionDeniedError(MnemoError):
 
     status = Status.PERMISSION_DENIED
     reason = "PERMISSION_DENIED"
-    metadata_keys = ("scope",)
+    metadata_keys: ClassVar[tuple[str, ...]] = ("scope",)
     template = "the credential lacks the scope {scope}"
 
 
