@@ -281,10 +281,11 @@ async def _compare_recall(
 
 
 async def _recall(connection: Connection, memory: Sampled, query: str, limit: int) -> Sequence[RecallHit]:
-    """The answer once the index has built what it needs."""
+    """The answer once the index has built what it needs; by relevance alone, for uses count on either side meanwhile."""
+    space = connection.space(memory.slug)
     while True:
         try:
-            return await connection.space(memory.slug).recall(query, limit=limit, fully_consistent=True)
+            return await space.recall(query, limit=limit, profile="semantic", fully_consistent=True)
         except IndexLaggingError:
             await asyncio.sleep(_PAUSE_SECONDS)
 

@@ -23,6 +23,7 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 
 from mnemo_embedded.local import open_embedded
+from mnemocore.client import ResilientChannel
 from mnemocore.common.v1 import resources_pb2 as common_pb2
 from mnemocore.errors import InvalidSettingError, KeyUnavailableError, MnemoError
 from mnemocore.memory.v1 import (
@@ -174,7 +175,7 @@ async def installed(directory: Path) -> AsyncIterator[grpc.aio.Channel]:
     """An installation in this process, as `connect("embedded:...")` opens it."""
     async with open_embedded(directory) as opened:
         assert opened.channel is not None
-        yield opened.channel
+        yield ResilientChannel(opened.channel, opened.target)
 
 
 def write_keys(path: Path, *ids: str) -> None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from mnemocore import Connection, Space
     from mnemocore.memory.v1.transfer_service_pb2 import TransferRecord
 
+pytestmark = pytest.mark.slow  # dozens of starts and kills
+
 BEFORE_COMMIT = "LOCK TABLE memory.revisions IN EXCLUSIVE MODE"
 BEFORE_PUBLISH = "LOCK TABLE events.log IN EXCLUSIVE MODE"
 ROUNDS = 6

@@ -92,7 +92,7 @@ class Room:
         """Take room for a draft; the error if there is none. Its medium has room already."""
         limits = self._space.policy.limits
         size = rows.size_of(draft)
-        content = len(draft.content.encode("utf-8", "surrogatepass"))
+        content = rows.bytes_of(draft.content)
         for quota, wanted, limit in (
             ("max_content_bytes", content, limits.max_content_bytes),
             ("max_memories", self._memories + 1, limits.max_memories),
@@ -111,7 +111,7 @@ def refuse_growth(space: Space, before: Memory, after: Memory) -> None:
     limits = space.policy.limits
     if growth <= 0:
         return
-    if 0 < limits.max_content_bytes < len(after.content.encode("utf-8", "surrogatepass")):
+    if 0 < limits.max_content_bytes < rows.bytes_of(after.content):
         limit = str(limits.max_content_bytes)
         raise QuotaExceededError(space=space.name, quota="max_content_bytes", limit=limit)
     if 0 < limits.max_bytes < space.bytes + space.media_bytes + growth:

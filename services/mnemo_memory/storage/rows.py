@@ -195,8 +195,12 @@ def blinded(where: Filter, cipher: SpaceCipher | None) -> Filter:
 
 def size_of(memory: Memory | Draft) -> int:
     """Bytes of content and metadata, as quotas count them."""
-    metadata = to_json(memory.metadata) if memory.metadata else ""
-    return len(memory.content.encode("utf-8", "surrogatepass")) + len(metadata.encode("utf-8", "surrogatepass"))
+    return bytes_of(memory.content) + (bytes_of(to_json(memory.metadata)) if memory.metadata else 0)
+
+
+def bytes_of(text: str) -> int:
+    """Bytes of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def content_hash(memory: Memory | Draft, cipher: SpaceCipher | None) -> bytes:
