@@ -281,7 +281,7 @@ async def _compare_recall(
 
 
 async def _recall(connection: Connection, memory: Sampled, query: str, limit: int) -> Sequence[RecallHit]:
-    """The answer once the index has built what it needs; by relevance alone, for uses count on either side meanwhile."""
+    """The answer once the index has built what it needs; by relevance alone, for uses count meanwhile."""
     space = connection.space(memory.slug)
     while True:
         try:
