@@ -82,6 +82,7 @@ class Core:
     """The stores of memory-core, as far as the relay needs them, and a writer's ways to change memories."""
 
     def __init__(self, database: Database) -> None:
+        self.database = database
         self.vault = PostgresVault(database, FixedMasterKeys(MasterKeys([MasterKey("m1", bytes(32))])))
         self.spaces = PostgresSpaces(database, self.vault)
         self.store = PostgresStore(database, self.vault)
@@ -283,7 +284,36 @@ async def test_the_largest_memories_pass(core: Core, bus: EventBus) -> None:
     author = Author("a" * 128, NOW, "\u6771" * 512)
     for memory in await core.create(space, drafts, author):
         await core.archive(space, memory, author)
-    await relay_of(core, bus.client).publish_pending()
+    relay = relay_of(core, bus.client)
+    while await relay.publish_pending():
+        pass
+    await assert_log_equals_revisions(bus, core, space)
+
+
+async def test_what_was_just_committed_is_published_as_it_is_stored(core: Core, bus: EventBus) -> None:
+    """Written by two processes in turn: each has only its own revisions at hand, the store has all."""
+    space = await core.make_space("notes")
+    other = Core(core.database)
+    written = []
+    for round_ in range(4):
+        for writer in (core, other):
+            drafts = [Draft(f"note {round_}-{n}", metadata={"n": n, "half": 0.5}, tags=("a",)) for n in range(5)]
+            written += await writer.create(space, drafts)
+    relay = relay_of(core, bus.client)
+    while await relay.publish_pending():
+        pass
+    await assert_log_equals_revisions(bus, core, space)
+    assert len(written) == 40
+
+
+async def test_what_was_erased_before_it_was_published_is_in_no_event(core: Core, bus: EventBus) -> None:
+    space = await core.make_space("notes")
+    (memory,) = await core.create(space, [Draft("a secret")])
+    await core.erase(space, memory)
+    relay = relay_of(core, bus.client)
+    while await relay.publish_pending():
+        pass
+    assert all(b"a secret" not in event.data for event in await bus.of(space))
     await assert_log_equals_revisions(bus, core, space)
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import grpc
 
     from mnemo_memory.domain.media import MediaLibrary
-    from mnemo_memory.domain.memory import Media, Space
 
 
 class MediaServicer(media_service_pb2_grpc.MediaServiceServicer):
@@ -36,14 +35,14 @@ class MediaServicer(media_service_pb2_grpc.MediaServiceServicer):
             raise InvalidFieldError.of([Violation("parent", "is required in the first part")])
         async with aclosing(_data(first, requests)) as data:
             space, media = await self._media.upload(caller(), wire.space_of(first.parent), first.mime_type, data)
-        return pb.UploadMediaResponse(media=from_media(space, media))
+        return pb.UploadMediaResponse(media=wire.from_media(space, media))
 
     async def ReadMedia(
         self, request: pb.ReadMediaRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.ReadMediaResponse]:
         slug, _, media_id = request.name.removeprefix("spaces/").partition("/media/")
         space, media, pieces = await self._media.read(caller(), slug, media_id, request.offset)
-        response = pb.ReadMediaResponse(media=from_media(space, media))
+        response = pb.ReadMediaResponse(media=wire.from_media(space, media))
         async with aclosing(pieces):
             async for piece in pieces:
                 response.data = piece
@@ -51,13 +50,6 @@ class MediaServicer(media_service_pb2_grpc.MediaServiceServicer):
                 response = pb.ReadMediaResponse()
         if response.HasField("media"):
             yield response
-
-
-def from_media(space: Space, media: Media) -> resources_pb2.Media:
-    """A medium as a message."""
-    return resources_pb2.Media(
-        name=f"{space.name}/media/{media.id}", mime_type=media.mime_type, size_bytes=media.size, sha256=media.sha256
-    )
 
 
 def to_media_input(item: resources_pb2.MemoryInput, path: str) -> MediaInput | None:

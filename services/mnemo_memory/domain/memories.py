@@ -75,6 +75,16 @@ def fitting(memories: Iterable[Memory | None]) -> int:
     return count
 
 
+def refuse_repeated_ids(drafts: Iterable[Draft]) -> None:
+    """Raise InvalidFieldError if two drafts of a batch choose the same id."""
+    seen: set[MemoryId] = set()
+    for place, draft in enumerate(drafts):
+        if draft.id in seen:
+            raise InvalidFieldError.of([Violation(f"memories[{place}].id", f"{draft.id} stands twice in the batch")])
+        if draft.id is not None:
+            seen.add(draft.id)
+
+
 class Memories:
     """The memories of all spaces.
 
@@ -129,7 +139,7 @@ class Memories:
 
         Raises what `create_one` raises.
         """
-        _refuse_repeated_ids(items)
+        refuse_repeated_ids(item.draft for item in items)
         entry = await self._enter_to_add(caller, slug, items)
         outcomes, token = await self._create(entry, items, request, each=False)
         return entry.space, _all_of(outcomes), token
@@ -474,16 +484,6 @@ def _all_of(outcomes: Iterable[Remembered | MnemoError]) -> list[Remembered]:
 def _part(request: Request | None, number: int) -> Request | None:
     """The request that stands for one item of a request."""
     return None if request is None else replace(request, id=str(uuid5(UUID(request.id), str(number))))
-
-
-def _refuse_repeated_ids(items: Sequence[New]) -> None:
-    seen: set[MemoryId] = set()
-    for place, item in enumerate(items):
-        if item.draft.id in seen:
-            described = f"{item.draft.id} stands twice in the batch"
-            raise InvalidFieldError.of([Violation(f"memories[{place}].id", described)])
-        if item.draft.id is not None:
-            seen.add(item.draft.id)
 
 
 def _size(memory: Memory) -> int:

@@ -186,6 +186,13 @@ class Store(Protocol):
         """Append a REPUBLISHED revision for every memory; returns their number."""
         ...
 
+    async def unpublished_revisions(self, space: Space, limit: int) -> list[Revision]:
+        """Revisions right behind `space.published_revision`, oldest first: as stored, or as they were committed.
+
+        What was erased since may still be in those of this process; the revision that erased it comes later.
+        """
+        ...
+
     async def list_revisions(
         self, space: Space, memory_id: MemoryId | None, after: int, limit: int, until: datetime | None = None
     ) -> list[Revision]:

@@ -79,7 +79,7 @@ class Relay:
         return published
 
     async def _publish(self, space: Space) -> int:
-        revisions = await self._store.list_revisions(space, None, space.published_revision, BATCH)
+        revisions = await self._store.unpublished_revisions(space, BATCH)
         if revisions:
             self._report_lag((self._clock.now() - revisions[0].committed_at).total_seconds())
             await self._log.publish(space, revisions)

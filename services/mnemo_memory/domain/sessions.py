@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mnemo_memory.domain.consistency import encode_token
+from mnemo_memory.domain.memories import refuse_repeated_ids
 from mnemo_memory.domain.memory import Role
 from mnemocore import paging
 from mnemocore.errors import InvalidFieldError, MnemoError, Violation
 from mnemocore.ids import new_uuid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from mnemo_memory.domain.access import Access
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from mnemo_memory.domain.ports import Author, Created, Request
     from mnemocore.calls import Identity
     from mnemocore.clock import Clock
-    from mnemocore.ids import MemoryId
 
 CHECKPOINTS_KEPT: Final = 100
 """Checkpoints a session; the oldest leaves first."""
@@ -183,7 +183,7 @@ class Sessions:
         Returns the space, the memories and a consistency token. Raises InvalidFieldError, SessionNotFoundError,
         SessionEndedError, StoreFullError, or what taking media and writing memories raises.
         """
-        _refuse_repeated_ids(draft for draft, _ in drafts)
+        refuse_repeated_ids(draft for draft, _ in drafts)
         mine = [(_of_session(draft, session_id, place), item) for place, (draft, item) in enumerate(drafts)]
         self._check_room()
         entry = await self._access.enter(caller, slug, Role.WRITE)
@@ -248,15 +248,6 @@ def _of_session(draft: Draft, session_id: str, place: int) -> Draft:
         described = f"is {draft.session!r}; allowed is {session_id!r} or nothing"
         raise InvalidFieldError.of([Violation(f"memories[{place}].session", described)])
     return replace(draft, session=session_id)
-
-
-def _refuse_repeated_ids(drafts: Iterable[Draft]) -> None:
-    seen: set[MemoryId] = set()
-    for place, draft in enumerate(drafts):
-        if draft.id in seen:
-            raise InvalidFieldError.of([Violation(f"memories[{place}].id", f"{draft.id} stands twice in the batch")])
-        if draft.id is not None:
-            seen.add(draft.id)
 
 
 def _memories(created: Created) -> list[Memory]:

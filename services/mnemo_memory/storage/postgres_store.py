@@ -10,12 +10,13 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from mnemo_memory.domain.memory import Change, Filter, OnDuplicate, State
+from mnemo_memory.domain.memory import Change, Filter, OnDuplicate, Revision, State
 from mnemo_memory.domain.ports import Author, Created, Kept, Swept, Written
 from mnemo_memory.storage import drafts as drafting
 from mnemo_memory.storage import rows, transactions
 from mnemo_memory.storage.conditions import ARCHIVED, Conditions
 from mnemo_memory.storage.fresh_keys import with_fresh_keys
+from mnemo_memory.storage.recent_revisions import RecentRevisions
 from mnemocore.errors import (
     AlreadySupersededError,
     DuplicateMemoryError,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from asyncpg import Connection, Record
 
-    from mnemo_memory.domain.memory import Draft, Memory, Revision, Space
+    from mnemo_memory.domain.memory import Draft, Memory, Space
     from mnemo_memory.domain.ports import ListPosition, Request, Vault
     from mnemocore.postgres import Database
     from mnemocore.sealing import SpaceCipher
@@ -55,6 +56,7 @@ class PostgresStore:
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
         self._vault = vault
+        self._recent = RecentRevisions()
         self._store_id = ""
 
     async def open(self) -> None:
@@ -95,7 +97,9 @@ class PostgresStore:
             plan = await drafting.sort(connection, locked, drafts, author, cipher, within)
             if plan.refused and not each:
                 raise plan.refused[min(plan.refused)]
-            return await self._carry_out(connection, locked, drafts, plan, author, request, cipher)
+            created, memories = await self._carry_out(connection, locked, drafts, plan, author, request, cipher)
+        self._recent.add(space.uid, (_created(memory, author) for memory in memories))
+        return created
 
     async def _carry_out(
         self,
@@ -106,7 +110,8 @@ class PostgresStore:
         author: Author,
         request: Request | None,
         cipher: SpaceCipher | None,
-    ) -> Created:
+    ) -> tuple[Created, list[Memory]]:
+        """What became of the drafts, and the new memories as they were first."""
         fresh = [drafts[number] for number in plan.fresh]
         memories = await drafting.numbered(connection, space, fresh, author, cipher, space.revision + 1)
         last = await self._write(connection, space, fresh, memories, author, cipher)
@@ -136,7 +141,7 @@ class PostgresStore:
         await transactions.remember(
             connection, space, request, space.revision + 1, last, author.at, taken=taken, duplicates=others
         )
-        return Created(tuple(outcomes[number] for number in range(len(drafts))), last)
+        return Created(tuple(outcomes[number] for number in range(len(drafts))), last), memories
 
     async def _write(
         self,
@@ -528,6 +533,11 @@ class PostgresStore:
         )
         return [(rows.to_memory(row, now, None), float(row["rank"])) for row in found]
 
+    async def unpublished_revisions(self, space: Space, limit: int) -> list[Revision]:
+        """Revisions right behind `space.published_revision`: as they were committed here, else as they are stored."""
+        recent = self._recent.take(space.uid, space.published_revision, limit)
+        return recent or await self.list_revisions(space, None, space.published_revision, limit)
+
     @with_fresh_keys
     async def list_revisions(
         self, space: Space, memory_id: MemoryId | None, after: int, limit: int, until: datetime | None = None
@@ -562,6 +572,11 @@ class PostgresStore:
         if revision.memory is None:
             raise MemoryNotFoundError(memory=f"{space.name}/memories/{memory_id}")
         return Written((revision.memory,), record["last_revision"])
+
+
+def _created(memory: Memory, author: Author) -> Revision:
+    """The first revision of a memory."""
+    return Revision(memory.revision, memory.id, Change.CREATED, memory, author.at, author.principal, author.reason)
 
 
 def _tell_nobody(space_uid: SpaceUid, ids: Sequence[MemoryId]) -> None:

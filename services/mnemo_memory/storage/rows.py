@@ -51,6 +51,7 @@ REVISION_COLUMNS: Final = "revision, memory_id, change, action, snapshot::text, 
 IN_RECALL: Final = 1
 OUT_OF_RECALL: Final = 2
 _LAST_KNOWN_CHANGE: Final = Change.REPUBLISHED
+_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 # Spaces
@@ -337,7 +338,7 @@ def from_snapshot(snapshot: str, at: datetime) -> Memory:
 
 def to_json(value: Any) -> str:
     """Compact JSON that keeps every character as it is."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _encode(value)
 
 
 def canonical(value: Any) -> str:

@@ -115,7 +115,7 @@ async def insert(
     await connection.execute(
         _INSERT_MEMORIES,
         UUID(space.uid),
-        [UUID(memory.id) for memory in memories],
+        [memory.id for memory in memories],
         [memory.kind for memory in memories],
         [each.content for each in shown],
         [rows.to_json(each.metadata) for each in shown],
@@ -217,7 +217,7 @@ async def append(
         author.principal,
         author.reason,
         [memory.revision for memory in memories],
-        [UUID(memory.id) for memory in memories],
+        [memory.id for memory in memories],
         [snapshot for snapshot, _ in snapshots],
         [sealed for _, sealed in snapshots],
     )
