@@ -536,7 +536,10 @@ class PostgresStore:
     async def unpublished_revisions(self, space: Space, limit: int) -> list[Revision]:
         """Revisions right behind `space.published_revision`: as they were committed here, else as they are stored."""
         recent = self._recent.take(space.uid, space.published_revision, limit)
-        return recent or await self.list_revisions(space, None, space.published_revision, limit)
+        if len(recent) == limit:
+            return recent
+        after = recent[-1].revision if recent else space.published_revision
+        return recent + await self.list_revisions(space, None, after, limit - len(recent))
 
     @with_fresh_keys
     async def list_revisions(

@@ -36,6 +36,8 @@ class RecentRevisions:
     def take(self, space_uid: SpaceUid, after: int, limit: int) -> list[Revision]:
         """The revisions that follow on `after` without a gap, at most `limit`; they are not held any longer."""
         held = self._revisions.get(space_uid, {})
+        while held and (oldest := next(iter(held))) <= after:  # published by others, or read from the store
+            self._size -= _size(held.pop(oldest))
         taken: list[Revision] = []
         while len(taken) < limit and (revision := held.pop(after + len(taken) + 1, None)) is not None:
             taken.append(revision)
