@@ -15,16 +15,18 @@ UPGRADE ?=
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+BENCH := .venv-bench
 SOURCES := libs services tests benchmarks examples docs protos deploy
+PYTEST := $(BIN)/pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header $(UPGRADE)
 STUBS := find . -type f \( -name '*_pb2.py' -o -name '*_pb2.pyi' -o -name '*_pb2_grpc.py' -o -name '*_pb2_grpc.pyi' \)
 
-.PHONY: help setup lock gen docs lint generated breaking imports types audit check test test-all eval bench demo serve \
-	up down clean
+.PHONY: help setup lock gen docs lint generated breaking imports types audit check test test-all eval eval-people bench \
+	bench-scale demo serve up down clean
 
 help: ## lists the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
 
 setup: $(INSTALLED) ## makes .venv and installs the project and its tools
 
@@ -47,6 +49,8 @@ $(INSTALLED): deploy/locks/dev.txt pyproject.toml
 lock: $(INSTALLED) ## writes deploy/locks anew; UPGRADE=--upgrade takes newer versions
 	$(LOCK) --extra otlp --extra parquet --group dev --output-file deploy/locks/dev.txt pyproject.toml
 	$(LOCK) --extra otlp --constraints deploy/locks/dev.txt --output-file deploy/locks/runtime.txt pyproject.toml
+	$(LOCK) --extra otlp --extra milvus --constraints deploy/locks/dev.txt --output-file deploy/locks/milvus.txt pyproject.toml
+	$(LOCK) --group bench --constraints deploy/locks/dev.txt --output-file deploy/locks/bench.txt pyproject.toml
 	echo hatchling | $(LOCK) --constraints deploy/locks/dev.txt --output-file deploy/locks/build.txt -
 
 gen: $(INSTALLED) ## generates the stubs in libs/mnemocore and the reference pages from their sources
@@ -98,10 +102,10 @@ audit: $(INSTALLED) ## known vulnerabilities in what deploy/locks names
 check: lint imports types audit ## everything that must pass before a change is merged, cheapest first
 
 test: $(INSTALLED) ## the tests, without the slow ones
-	$(BIN)/pytest -q
+	$(PYTEST)
 
 test-all: $(INSTALLED) ## all tests
-	$(BIN)/pytest -q -m ""
+	$(PYTEST) -m "not transformers"
 
 eval: $(INSTALLED) ## measures the quality of recall on the LoCoMo conversations in LOCOMO
 	@if [ ! -e "$(LOCOMO)" ]; then \
@@ -109,8 +113,21 @@ eval: $(INSTALLED) ## measures the quality of recall on the LoCoMo conversations
 	fi
 	$(BIN)/python -m benchmarks.locomo --data "$(LOCOMO)"
 
+eval-people: $(INSTALLED) ## measures the quality of recall on a generated world of people
+	$(BIN)/python -m benchmarks.people
+
 bench: $(INSTALLED) ## measures speed
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.hypervectors
+
+$(BENCH)/.installed: deploy/locks/bench.txt | $(INSTALLED)
+	@echo 'bench-scale: installing what deploy/locks/bench.txt names into $(BENCH)'
+	@$(BIN)/python -m venv --clear $(BENCH)
+	@$(BENCH)/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r deploy/locks/bench.txt
+	@touch $@
+
+bench-scale: $(BENCH)/.installed ## measures search at growing sizes, beside other stores
+	PYTHONPATH="$(CURDIR)/libs:$(CURDIR)/services" $(BENCH)/bin/python -m benchmarks.scale
 
 demo: setup ## keeps a conversation and these pages, asks questions, prints the answers
 	$(BIN)/python examples/demo.py
@@ -143,5 +160,5 @@ down: ## ends what make up started
 	echo "down: process $$pid still runs after 60 seconds" >&2; exit 1
 
 clean: ## removes what the build made; data is kept
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	rm -rf .venv $(BENCH) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tests.memory_room import migrated
 
 from mnemo_memory.domain.access import Access
+from mnemo_memory.domain.active_days import ActiveDays
 from mnemo_memory.domain.associations import Associations
 from mnemo_memory.domain.erasure import Erasures
 from mnemo_memory.domain.extensions import Extensions
@@ -23,6 +24,7 @@ from mnemo_memory.domain.spaces import NewSpace, Spaces
 from mnemo_memory.domain.stats import SpaceStats
 from mnemo_memory.domain.uses import Uses
 from mnemo_memory.storage.key_rotation import KeyRotation
+from mnemo_memory.storage.postgres_active_days import PostgresActiveDays
 from mnemo_memory.storage.postgres_associations import PostgresAssociations
 from mnemo_memory.storage.postgres_erasure import PostgresErasures
 from mnemo_memory.storage.postgres_grants import PostgresGrants
@@ -92,15 +94,17 @@ class House:
         self.erasure_store = PostgresErasures(database)
         self.removed: list[SpaceUid] = []
         self.index = AllFindingIndex(self.store, database)
-        access = Access(self.space_store, self.grant_store, self.clock)
+        self.active_days = ActiveDays(PostgresActiveDays(database), self.clock)
+        access = Access(self.space_store, self.grant_store, self.clock, self.active_days.note)
+        looking_after = Access(self.space_store, self.grant_store, self.clock)
         links = PostgresAssociations(database, self.vault)
         media = PostgresMedia(database, self.vault)
         uses = Uses(self.store, self.clock)
         self.rotation = KeyRotation(database, self.vault, self.store.republish, _settled)
-        self.spaces = Spaces(self.space_store, self.store, self.rotation, access, self.clock, _nothing)
-        self.grants = Grants(self.grant_store, access, self.clock)
-        self.stats = SpaceStats(PostgresStats(database, self.vault), access, self.clock)
-        self.erasures = Erasures(self.erasure_store, access, self.clock, self.removed.append)
+        self.spaces = Spaces(self.space_store, self.store, self.rotation, looking_after, self.clock, _nothing)
+        self.grants = Grants(self.grant_store, looking_after, self.clock)
+        self.stats = SpaceStats(PostgresStats(database, self.vault), looking_after, self.clock)
+        self.erasures = Erasures(self.erasure_store, looking_after, self.clock, self.removed.append)
         self.media = MediaLibrary(media, self.store, access, self.clock, _nothing)
         self.associations = Associations(links, self.store, access, self.clock, _nothing)
         self.memories = Memories(

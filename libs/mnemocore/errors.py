@@ -48,6 +48,8 @@
     │   └── StoreFullError
     ├── UnavailableError
     │   ├── IndexLaggingError
+    │   ├── IndexRebuildingError
+    │   ├── WrongReplicaError
     │   ├── CircuitOpenError
     │   ├── ShuttingDownError
     │   ├── StoreUnavailableError
@@ -466,7 +468,7 @@ class OverloadedError(ExhaustedError):
 
 
 class QuotaExceededError(ExhaustedError):
-    """The space may not hold more; nothing was written."""
+    """The space may not hold more, or no more at this time: `retry_after` is set then. Nothing was written."""
 
     reason = "QUOTA_EXCEEDED"
     metadata_keys = ("space", "quota", "limit")
@@ -492,6 +494,22 @@ class IndexLaggingError(UnavailableError):
     reason = "INDEX_LAGGING"
     metadata_keys = ("space", "wanted", "applied")
     template = "the index is at revision {applied} of space {space}, revision {wanted} was asked for"
+
+
+class IndexRebuildingError(UnavailableError):
+    """The index does not have the whole space yet: it is built from the event log."""
+
+    reason = "INDEX_REBUILDING"
+    metadata_keys = ("space",)
+    template = "the index is being built and does not have the whole of space {space} yet"
+
+
+class WrongReplicaError(UnavailableError):
+    """The space belongs to another replica of the index; nothing was looked for."""
+
+    reason = "WRONG_REPLICA"
+    metadata_keys = ("space", "replica")
+    template = "space {space} is not held by this replica of the index but by {replica}"
 
 
 class CircuitOpenError(UnavailableError):

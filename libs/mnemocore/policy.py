@@ -13,7 +13,7 @@ from mnemocore.cognitive.v1 import cognition_service_pb2
 from mnemocore.common.v1 import options_pb2
 from mnemocore.events.v1 import event_service_pb2
 from mnemocore.gateway.v1 import gateway_service_pb2
-from mnemocore.index.v1 import index_service_pb2
+from mnemocore.index.v1 import encoder_service_pb2, hypervector_service_pb2, index_service_pb2
 from mnemocore.memory.v1 import (
     association_service_pb2,
     grant_service_pb2,
@@ -39,6 +39,8 @@ SERVICE_FILES: Final[tuple[FileDescriptor, ...]] = (
     session_service_pb2.DESCRIPTOR,
     transfer_service_pb2.DESCRIPTOR,
     index_service_pb2.DESCRIPTOR,
+    hypervector_service_pb2.DESCRIPTOR,
+    encoder_service_pb2.DESCRIPTOR,
     event_service_pb2.DESCRIPTOR,
     cognition_service_pb2.DESCRIPTOR,
     gateway_service_pb2.DESCRIPTOR,

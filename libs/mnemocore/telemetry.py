@@ -52,7 +52,11 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric("mnemo.client.retries", "counter", "{attempt}", "Further attempts of calls that failed, by `method`."),
     Metric("mnemo.client.breaker.changes", "counter", "{change}", "Circuit breaker changes, by `target` and `state`."),
     Metric("mnemo.relay.lag", "gauge", "s", "Age of the oldest committed change that is not published yet."),
+    Metric("mnemo.index.waiting", "gauge", "{memory}", "Memories that have no vector yet and are found by words only."),
+    Metric("mnemo.index.query_cache", "counter", "{question}", "Questions encoded, by `outcome`: `hit` or `miss`."),
     Metric("mnemo.index.lag", "gauge", "s", "Age of the oldest known event that the index has not applied yet."),
+    Metric("mnemo.index.drift", "counter", "{space}", "Spaces that differed from their source and were built anew."),
+    Metric("mnemo.index.resident", "gauge", "By", "RAM that the spaces of the index take, estimated."),
 )
 """Every instrument of the project."""
 

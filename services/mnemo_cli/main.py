@@ -41,6 +41,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "consolidate": ("consolidate:consolidate", "Archive memories that say the same as an older one."),
     "jobs": ("jobs:jobs", "List, show and cancel jobs."),
     "keys": ("keys:keys", "Make, list and revoke API keys."),
+    "analogy": ("analogy:analogy", "Find what is to one text as a second one is to a third."),
+    "index": ("index:index", "Show the models behind the vectors, and change from one to another."),
     "backup": ("backup:backup", "Back up everything, restore it, and try a backup out."),
     "doctor": ("doctor:doctor", "Check the installation and the data."),
     "version": ("version:version", "Print the version."),

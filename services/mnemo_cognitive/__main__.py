@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mnemo_cognitive.app import CognitiveApp
 from mnemo_cognitive.settings import PREFIX, CognitiveSettings
-from mnemocore.client import BreakerRule, InternalCredentials, open_channel
+from mnemocore.client import BreakerRule, InternalCredentials, open_channel, open_shared_channel
 from mnemocore.clock import SystemClock
 from mnemocore.postgres import Database
 from mnemocore.server.main import run
@@ -25,7 +25,9 @@ async def assemble(settings: CognitiveSettings, resources: AsyncExitStack) -> Co
     credentials = InternalCredentials(settings.internal_token)
     rule = BreakerRule(reset=settings.breaker_reset_seconds)
     memory = await resources.enter_async_context(open_channel(settings.memory_target, credentials, breaker_rule=rule))
-    index = await resources.enter_async_context(open_channel(settings.index_target, credentials, breaker_rule=rule))
+    index = await resources.enter_async_context(
+        open_shared_channel(settings.index_target, credentials, breaker_rule=rule)
+    )
     return CognitiveApp(database, memory, index, SystemClock(), settings.job_poll_seconds)
 
 

@@ -18,7 +18,10 @@ class CognitiveSettings:
     internal_token: str = setting(doc="Secret that the services of one installation share.", secret=True)
     listen: str = setting("127.0.0.1:7403", doc="Address to serve on: host:port or unix:PATH.")
     memory_target: str = setting("127.0.0.1:7401", doc="Address of memory-core.")
-    index_target: str = setting("127.0.0.1:7402", doc="Address of the index service.")
+    index_target: str = setting(
+        "127.0.0.1:7402",
+        doc="Address of the index service; several, separated by commas, of replicas that share the spaces.",
+    )
     pool_size: int = setting(5, doc="Greatest number of connections to PostgreSQL.", minimum=2, maximum=500)
     job_poll_seconds: float = setting(
         1.0, doc="How often the worker looks for jobs that another replica queued.", minimum=0.05, maximum=60

@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mnemo_cognitive.app import CognitiveApp
@@ -18,6 +19,8 @@ from mnemo_embedded.admin_key import read_or_make_admin_key
 from mnemo_events.app import EventsApp
 from mnemo_gateway.app import GatewayApp
 from mnemo_index.app import IndexApp
+from mnemo_index.settings import PREFIX as INDEX_PREFIX
+from mnemo_index.settings import IndexSettings, encoder_of
 from mnemo_memory.app import MemoryApp
 from mnemocore import master_keys
 from mnemocore.client import InternalCredentials, ResilientChannel
@@ -27,6 +30,7 @@ from mnemocore.postgres import Database, DataDirectory, DiskReserve, EmbeddedPos
 from mnemocore.postgres.reserve import RESERVE_BYTES
 from mnemocore.server import Host, InternalAuthenticator
 from mnemocore.server.main import Streaming
+from mnemocore.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,7 +109,7 @@ class Installation:
         self._stack.push_async_callback(database.close)
 
         await self._serve(EventsApp(database, self._clock))
-        await self._serve(await IndexApp.open(self.directory / "index", self._channel("events"), self._clock))
+        await self._serve(await self._index())
         reserve = DiskReserve(self.directory, self._clock, self._reserve_bytes)
         memory = MemoryApp(
             database,
@@ -119,6 +123,14 @@ class Installation:
         await self._serve(CognitiveApp(database, self._channel("memory"), self._channel("index"), self._clock))
         await self._open_gateway(database)
         await asyncio.to_thread(directory.publish_address, self.address)
+
+    async def _index(self) -> IndexApp:
+        """The index with the encoder that the environment chooses."""
+        folder = self.directory / "index"
+        chosen = load(IndexSettings, INDEX_PREFIX, os.environ, data_dir=folder, internal_token=self._token)
+        keep = timedelta(hours=chosen.keep_replaced_hours)
+        choice = encoder_of(chosen)
+        return await IndexApp.open(folder, self._channel("events"), self._clock, choice=choice, keep_replaced=keep)
 
     async def _serve(self, app: _App) -> None:
         """Run a service for the channels of the others."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mnemo_gateway.app import GatewayApp
 from mnemo_gateway.settings import PREFIX, GatewaySettings
-from mnemocore.client import BreakerRule, InternalCredentials, open_channel
+from mnemocore.client import BreakerRule, InternalCredentials, open_shared_channel
 from mnemocore.clock import SystemClock
 from mnemocore.postgres import Database
 from mnemocore.server.main import run
@@ -32,7 +32,7 @@ async def assemble(settings: GatewaySettings, resources: AsyncExitStack) -> Gate
     }
     channels = {
         f"mnemocore.{name}.v1": await resources.enter_async_context(
-            open_channel(target, credentials, breaker_rule=rule)
+            open_shared_channel(target, credentials, breaker_rule=rule)
         )
         for name, target in targets.items()
     }

@@ -21,7 +21,10 @@ class GatewaySettings:
     )
     listen: str = setting("127.0.0.1:7400", doc="Address to serve on: host:port or unix:PATH.")
     memory_target: str = setting("127.0.0.1:7401", doc="Address of memory-core.")
-    index_target: str = setting("127.0.0.1:7402", doc="Address of the index service.")
+    index_target: str = setting(
+        "127.0.0.1:7402",
+        doc="Address of the index service; several, separated by commas, of replicas that share the spaces.",
+    )
     cognitive_target: str = setting("127.0.0.1:7403", doc="Address of cognitive.")
     events_target: str = setting("127.0.0.1:7404", doc="Address of the event-bus.")
     pool_size: int = setting(5, doc="Greatest number of connections to PostgreSQL.", minimum=2, maximum=500)

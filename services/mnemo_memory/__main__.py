@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mnemo_memory.app import MemoryApp
 from mnemo_memory.settings import PREFIX, MemorySettings
 from mnemocore import master_keys
-from mnemocore.client import BreakerRule, InternalCredentials, open_channel
+from mnemocore.client import BreakerRule, InternalCredentials, open_channel, open_shared_channel
 from mnemocore.clock import SystemClock
 from mnemocore.postgres import Database, DiskReserve
 from mnemocore.server.main import run
@@ -24,7 +24,9 @@ async def assemble(settings: MemorySettings, resources: AsyncExitStack) -> Memor
     resources.push_async_callback(database.close)
     credentials = InternalCredentials(settings.internal_token)
     rule = BreakerRule(reset=settings.breaker_reset_seconds)
-    index = await resources.enter_async_context(open_channel(settings.index_target, credentials, breaker_rule=rule))
+    index = await resources.enter_async_context(
+        open_shared_channel(settings.index_target, credentials, breaker_rule=rule)
+    )
     events = await resources.enter_async_context(open_channel(settings.events_target, credentials, breaker_rule=rule))
     clock = SystemClock()
     reserve = DiskReserve(Path(settings.store_folder), clock) if settings.store_folder else None
@@ -37,6 +39,7 @@ async def assemble(settings: MemorySettings, resources: AsyncExitStack) -> Memor
         reserve,
         master_keys.source(settings.master_keys, settings.master_keys_file),
         settings.consolidation_seconds,
+        settings.index_check_seconds,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -17,11 +18,14 @@ from mnemo_memory.api.working_memory_service import WorkingMemoryServicer
 from mnemo_memory.clients.event_log_client import EventLogClient
 from mnemo_memory.clients.index_client import IndexClient
 from mnemo_memory.domain.access import Access
+from mnemo_memory.domain.active_days import ActiveDays
 from mnemo_memory.domain.associations import Associations
 from mnemo_memory.domain.erasure import ErasureRelay, Erasures
 from mnemo_memory.domain.extensions import Extensions
+from mnemo_memory.domain.fading import Fading
 from mnemo_memory.domain.grants import Grants
 from mnemo_memory.domain.hot_cache import HotCache
+from mnemo_memory.domain.index_check import IndexCheck
 from mnemo_memory.domain.media import MediaLibrary
 from mnemo_memory.domain.memories import Memories
 from mnemo_memory.domain.novelty import Novelty
@@ -38,8 +42,11 @@ from mnemo_memory.storage.change_notices import ChangeNotices
 from mnemo_memory.storage.key_rotation import KeyRotation
 from mnemo_memory.storage.master_rotation import MasterRotation
 from mnemo_memory.storage.outdated_rows import OutdatedRows
+from mnemo_memory.storage.postgres_active_days import PostgresActiveDays
 from mnemo_memory.storage.postgres_associations import PostgresAssociations
+from mnemo_memory.storage.postgres_contents import PostgresContents
 from mnemo_memory.storage.postgres_erasure import PostgresErasures
+from mnemo_memory.storage.postgres_fading import PostgresFading
 from mnemo_memory.storage.postgres_grants import PostgresGrants
 from mnemo_memory.storage.postgres_media import PostgresMedia
 from mnemo_memory.storage.postgres_sessions import PostgresSessions
@@ -85,7 +92,8 @@ _WORKING_MEMORY_CLEANING_SECONDS: Final = 60.0
 class MemoryApp:
     """memory-core on a database, with channels to the index and the event-bus.
 
-    `reserve` watches the disk of a database on this machine. `consolidation_seconds` 0 means never.
+    `reserve` watches the disk of a database on this machine. `consolidation_seconds` and `index_check_seconds` 0 mean
+    never.
     """
 
     name = "memory"
@@ -100,6 +108,7 @@ class MemoryApp:
         reserve: DiskReserve | None = None,
         master_keys: MasterKeySource | None = None,
         consolidation_seconds: float = 60.0,
+        index_check_seconds: float = 3600.0,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -112,8 +121,10 @@ class MemoryApp:
         index, log = IndexClient(index_channel, self._vault, clock), EventLogClient(events_channel, self._vault)
         self._relay = Relay(spaces, self._store, log, clock, relay_poll_seconds, gauge("mnemo.relay.lag").set)
         erasure_relay = ErasureRelay(erasure_store, log, clock, relay_poll_seconds)
-        access = Access(spaces, grants, clock)
-        self._grants = Grants(grants, access, clock)
+        active_days = ActiveDays(PostgresActiveDays(database), clock)
+        access = Access(spaces, grants, clock, active_days.note)
+        looking_after = Access(spaces, grants, clock)
+        self._grants = Grants(grants, looking_after, clock)
         notices = ChangeNotices(database)
         cache = self._cache = HotCache(clock, notices.announce)
         self._uses = Uses(self._store, clock)
@@ -132,7 +143,7 @@ class MemoryApp:
             PostgresSessions(database, self._vault, self._store), access, self._media, clock, wake, check_room
         )
         transfer = Transfer(
-            PostgresTransfer(database, self._vault), media_store, access, clock, wake, cache.drop, check_room
+            PostgresTransfer(database, self._vault), media_store, looking_after, clock, wake, cache.drop, check_room
         )
         rotation = KeyRotation(database, self._vault, self._republish, index.settled)
 
@@ -148,6 +159,8 @@ class MemoryApp:
             BackgroundTask("change notices", notices.send),
             BackgroundTask("change listener", partial(notices.listen, cache)),
             BackgroundTask("uses", self._uses.run),
+            BackgroundTask("active days", active_days.run),
+            BackgroundTask("fading", Fading(PostgresFading(database), clock).run),
             BackgroundTask("sweeper", self._sweep),
             BackgroundTask("tiers", TierKeeper(PostgresTiers(database), clock, cache.drop).run),
             BackgroundTask("outdated rows", OutdatedRows(database, clock).run),
@@ -155,6 +168,11 @@ class MemoryApp:
             BackgroundTask("working memory", partial(working_memory.keep_clean, _WORKING_MEMORY_CLEANING_SECONDS)),
             BackgroundTask("cleaning", self._clean),
         ]
+        if index_check_seconds:
+            check = IndexCheck(
+                PostgresContents(database), index, self._republish, clock, index_check_seconds, random.Random()
+            )
+            self._tasks.append(BackgroundTask("index check", check.run))
         if consolidation_seconds:
             keep = partial(working_memory.keep_consolidating, consolidation_seconds)
             self._tasks.append(BackgroundTask("consolidation", keep))
@@ -162,15 +180,15 @@ class MemoryApp:
             self._tasks.append(BackgroundTask("disk reserve", reserve.watch))
         self.services = [
             Service(
-                MemoryServicer(memories, recall, clock),
+                MemoryServicer(memories, recall, active_days, clock),
                 memory_service_pb2_grpc.add_MemoryServiceServicer_to_server,
                 "mnemocore.memory.v1.MemoryService",
             ),
             Service(
                 SpaceServicer(
-                    Spaces(spaces, self._store, rotation, access, clock, wake),
-                    SpaceStats(PostgresStats(database, self._vault), access, clock),
-                    Erasures(erasure_store, access, clock, removed),
+                    Spaces(spaces, self._store, rotation, looking_after, clock, wake),
+                    SpaceStats(PostgresStats(database, self._vault), looking_after, clock),
+                    Erasures(erasure_store, looking_after, clock, removed),
                 ),
                 space_service_pb2_grpc.add_SpaceServiceServicer_to_server,
                 "mnemocore.memory.v1.SpaceService",

@@ -17,7 +17,10 @@ class MemorySettings:
     database_url: str = setting(doc="PostgreSQL URL of the store.", secret=True)
     internal_token: str = setting(doc="Secret that the services of one installation share.", secret=True)
     listen: str = setting("127.0.0.1:7401", doc="Address to serve on: host:port or unix:PATH.")
-    index_target: str = setting("127.0.0.1:7402", doc="Address of the index service.")
+    index_target: str = setting(
+        "127.0.0.1:7402",
+        doc="Address of the index service; several, separated by commas, of replicas that share the spaces.",
+    )
     events_target: str = setting("127.0.0.1:7404", doc="Address of the event-bus.")
     pool_size: int = setting(10, doc="Greatest number of connections to PostgreSQL.", minimum=2, maximum=500)
     relay_poll_seconds: float = setting(
@@ -25,6 +28,12 @@ class MemorySettings:
     )
     store_folder: str = setting(
         "", doc="Folder of a PostgreSQL on this machine: writes are refused before its disk is full. Empty: elsewhere."
+    )
+    index_check_seconds: float = setting(
+        3600.0,
+        doc="How often every space is compared with what the index holds of it, and healed if they differ; 0: never.",
+        minimum=0,
+        maximum=7 * 86400,
     )
     consolidation_seconds: float = setting(
         60.0, doc="How often working memory is consolidated; 0: never.", minimum=0, maximum=3600

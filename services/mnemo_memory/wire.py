@@ -24,7 +24,7 @@ from mnemo_memory.domain.memory import (
     State,
 )
 from mnemo_memory.domain.ports import Request
-from mnemo_memory.domain.recall import Freshness, Recalled
+from mnemo_memory.domain.recall import Answer, Freshness, Recalled
 from mnemo_memory.domain.retention import reliability, strength_of
 from mnemocore.common.v1 import resources_pb2 as common_pb2
 from mnemocore.errors import InvalidFieldError, Violation
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from google.protobuf.message import Message
+
+    from mnemo_memory.domain.associations import Association
 
 _NUL: Final = "\x00"
 _NUL_REFUSED: Final = "contains the character U+0000, which no text may contain"
@@ -296,6 +298,30 @@ def from_revision(space: Space, revision: Revision) -> resources_pb2.Revision:
         principal=revision.principal,
         reason=revision.reason,
     )
+
+
+def from_association(space: Space, association: Association) -> resources_pb2.Association:
+    """A link as a message."""
+    return resources_pb2.Association(
+        source=memory_name(space, association.link.source),
+        target=memory_name(space, association.link.target),
+        type=resources_pb2.AssociationType.ValueType(association.link.type),
+        weight=association.weight,
+        activations=association.activations,
+        create_time=to_timestamp(association.created_at),
+        update_time=to_timestamp(association.updated_at),
+        principal=association.principal,
+    )
+
+
+def from_degraded(answer: Answer) -> list[common_pb2.DegradedPart.ValueType]:
+    """The parts that did not take part in an answer."""
+    parts = []
+    if answer.without_index:
+        parts.append(common_pb2.DEGRADED_PART_INDEX)
+    if answer.without_encoder:
+        parts.append(common_pb2.DEGRADED_PART_ENCODER)
+    return parts
 
 
 def from_recalled(space: Space, recalled: Recalled, now: datetime) -> service_pb2.RecallResult:

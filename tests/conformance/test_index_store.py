@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import random
+import subprocess
+import sys
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +15,9 @@ import pytest
 from tests.index_space import created, document, encoder, filled, found, removed, restored, space
 
 from mnemo_index.domain.documents import Filter, State
+from mnemo_index.domain.ports import UnusableSnapshotError
+from mnemo_index.domain.share import Share
+from mnemo_index.domain.state import Progress
 from mnemo_index.storage.snapshots import SnapshotStore
 from mnemocore.errors import StoreFullError
 from mnemocore.ids import SpaceUid
@@ -26,8 +33,17 @@ OTHER = SpaceUid("00000000-0000-7000-8000-00000000000b")
 
 def loaded(directory: Path) -> tuple[int, dict[SpaceUid, SpaceState]]:
     """What a new process finds."""
-    position, states = SnapshotStore(directory).load()
-    return position, dict(states)
+    store, states = SnapshotStore(directory), {}
+    kept = store.kept()
+    complete = kept.complete
+    for space_uid, head in sorted(kept.heads.items()):
+        try:
+            state = states[space_uid] = store.load(space_uid)
+        except UnusableSnapshotError:
+            complete = False
+        else:
+            assert head[:3] == (state.model, state.applied_revision, state.size)
+    return kept.progress.position if complete else 0, states
 
 
 def kept(directory: Path) -> SnapshotStore:
@@ -35,7 +51,7 @@ def kept(directory: Path) -> SnapshotStore:
     store = SnapshotStore(directory)
     store.save(ONE, filled("green tea", "a dog called Biscuit").state())
     store.save(OTHER, filled("chess").state())
-    store.save_position(7)
+    store.save_progress(Progress(7))
     return store
 
 
@@ -71,7 +87,7 @@ def test_an_empty_space_comes_back(tmp_path: Path) -> None:
 def test_the_newest_state_of_each_space_is_kept_with_the_position(tmp_path: Path) -> None:
     store = kept(tmp_path)
     store.save(ONE, filled("only this").state())
-    store.save_position(12)
+    store.save_progress(Progress(12))
     position, states = loaded(tmp_path)
     assert position == 12
     assert found(restored(states[ONE]), "only this") == [1]
@@ -88,7 +104,9 @@ def test_a_later_change_of_the_index_does_not_reach_a_state(tmp_path: Path) -> N
     assert found(again, "tea")[0] == 1
 
 
-@pytest.mark.parametrize("damage", ["truncated", "emptied", "flipped", "extended", "foreign"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "emptied", "flipped", "flipped header", "extended", "foreign", "unreadable"]
+)
 def test_a_damaged_snapshot_is_set_aside_and_its_space_is_replayed(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -96,15 +114,20 @@ def test_a_damaged_snapshot_is_set_aside_and_its_space_is_replayed(
     path = tmp_path / f"{ONE}.snapshot"
     content = path.read_bytes()
     middle = len(content) // 2
-    path.write_bytes(
-        {
-            "truncated": content[:-100],
-            "emptied": b"",
-            "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
-            "extended": content + b"\0",
-            "foreign": b"SOMETHING ELSE" * 100,
-        }[damage]
-    )
+    if damage == "unreadable":
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes(
+            {
+                "truncated": content[:-100],
+                "emptied": b"",
+                "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+                "flipped header": content[:40] + bytes([content[40] ^ 1]) + content[41:],
+                "extended": content + b"\0",
+                "foreign": b"SOMETHING ELSE" * 100,
+            }[damage]
+        )
     with caplog.at_level(logging.ERROR):
         position, states = loaded(tmp_path)
     assert position == 0
@@ -135,7 +158,7 @@ def test_what_another_version_wrote_is_built_anew_without_alarm(
         assert loaded(tmp_path)[0] == 0
     assert caplog.records == []
     store.save(ONE, filled("only this").state())
-    store.save_position(12)
+    store.save_progress(Progress(12))
     position, states = loaded(tmp_path)
     assert (position, list(states)) == (12, [ONE, OTHER])
 
@@ -178,6 +201,98 @@ def test_a_lost_snapshot_is_noticed(tmp_path: Path) -> None:
     (tmp_path / f"{ONE}.snapshot").unlink()
     position, states = loaded(tmp_path)
     assert (position, list(states)) == (0, [OTHER])
+
+
+def test_a_snapshot_that_is_older_than_it_has_to_be_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = kept(tmp_path)
+    older = (tmp_path / f"{ONE}.snapshot").read_bytes()
+    store.save(ONE, filled("green tea", "a dog called Biscuit", "newer").state())
+    store.save_progress(Progress(8))
+    (tmp_path / f"{ONE}.snapshot").write_bytes(older)
+    position, states = loaded(tmp_path)
+    assert (position, list(states)) == (0, [OTHER])
+    assert ONE in caplog.text
+
+
+def test_how_far_snapshots_are_comes_back_with_the_share_and_what_is_not_whole(tmp_path: Path) -> None:
+    progress = Progress(7, Share("a", frozenset({"a", "b"})), 9, frozenset({OTHER}))
+    kept(tmp_path).save_progress(progress)
+    again = SnapshotStore(tmp_path).kept()
+    assert (again.progress, again.complete, set(again.heads)) == (progress, True, {ONE, OTHER})
+
+
+def test_a_start_reads_headers_and_notices_the_rest_when_it_is_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept(tmp_path)
+    path = tmp_path / f"{ONE}.snapshot"
+    content = bytearray(path.read_bytes())
+    content[-60] ^= 1
+    path.write_bytes(content)
+    store = SnapshotStore(tmp_path)
+    assert store.kept().complete
+    assert caplog.records == []
+    for why in ("damaged", "there is none"):
+        with pytest.raises(UnusableSnapshotError, match=why):
+            store.load(ONE)
+    (line,) = caplog.records
+    assert ONE in line.message
+    assert store.load(OTHER).applied_revision == 1
+
+
+@pytest.mark.parametrize("point", ["half written", "written", "in its place"])
+def test_after_a_crash_while_saving_there_is_the_old_or_the_new_one(tmp_path: Path, point: str) -> None:
+    kept(tmp_path)
+    path, left = tmp_path / f"{ONE}.snapshot", tmp_path / f"{ONE}.snapshot.tmp"
+    newer = SnapshotStore(tmp_path / "elsewhere")
+    newer.save(ONE, filled("green tea", "a dog called Biscuit", "newer").state())
+    content = (tmp_path / "elsewhere" / path.name).read_bytes()
+    if point == "in its place":
+        path.write_bytes(content)
+    else:
+        left.write_bytes(content[: None if point == "written" else len(content) // 2])
+    position, states = loaded(tmp_path)
+    assert (position, states[ONE].applied_revision) == (7, 3 if point == "in its place" else 2)
+    assert not left.exists()
+
+
+SAVING = """
+import sys
+from pathlib import Path
+from tests.conformance.test_index_store import ONE, OTHER
+from tests.index_space import created, document, space
+from mnemo_index.domain.state import Progress
+from mnemo_index.storage.snapshots import SnapshotStore
+
+store = SnapshotStore(Path(sys.argv[1]))
+index, first = space(), max([0, *(head.applied_revision for head in store.kept().heads.values())])
+for revision in range(1, 100_000):
+    index.apply([created(revision, document(revision, "green tea"))])
+    for uid in (ONE, OTHER):
+        if revision > first:
+            store.save(uid, index.state())
+    if revision == first + 1:
+        print("ready", flush=True)
+    if revision > first:
+        store.save_progress(Progress(revision))
+"""
+
+
+def test_killed_while_it_saves_it_leaves_whole_snapshots(tmp_path: Path) -> None:
+    pause = random.Random(7)
+    for _ in range(4):
+        with subprocess.Popen([sys.executable, "-c", SAVING, str(tmp_path)], stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"ready\n"
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(pause.uniform(0.02, 0.4))
+            child.kill()
+        position, states = loaded(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == [*(f"{uid}.snapshot" for uid in states), "position"]
+        assert list(states) == [ONE, OTHER]
+        assert all(state.size == state.applied_revision >= position for state in states.values())
 
 
 DAMAGED = [b"", b"7", b"garbage\n{}\n", b"\xff\xfe\n\n", b'0123456789abcdef\n{"position": 7}\n']

@@ -75,7 +75,15 @@ def test_an_interrupted_export_goes_on(shell: Shell, served: Server) -> None:
         "bytes": sum(len(line) for line in lines),
     }
     (shell.working / "cut.jsonl.position").write_text(json.dumps(note))
-    (shell.working / "cut.jsonl.part").write_bytes(b"".join(lines) + b'{"memory": {"na')
+    cut = shell.working / "cut.jsonl.part"
+    for there in (None, b"".join(lines)[:-1]):
+        if there is not None:
+            cut.write_bytes(there)
+        short = shell.run("export", "--space", shell.space, "--to", "cut.jsonl", "--resume").stderr
+        assert short == f"error: cut.jsonl.part: {len(there or b'')} of {note['bytes']} bytes are there; " + (
+            "leave --resume out\n"
+        )
+    cut.write_bytes(b"".join(lines) + b'{"memory": {"na')
     assert "other options" in shell.run("export", "--space", "b", "--to", "cut.jsonl", "--resume").stderr
     assert shell.json("export", "--space", shell.space, "--to", "cut.jsonl", "--resume")["records"] == 1201
     assert (shell.working / "cut.jsonl").read_text() == whole

@@ -20,6 +20,7 @@ from mnemocore.client import (
     Modality,
     NoveltyDecision,
     Origin,
+    RetentionState,
     SpaceAccess,
     SpaceLimits,
 )
@@ -225,7 +226,11 @@ async def test_reading_for_use_counts(space: Space) -> None:
         return memory.access_count >= 2 and memory.last_accessed_at is not None
 
     await until(counted)
-    assert (await space.get(kept.id, minimize_latency=True)).content == "The boat is blue."
+    read = await space.get(kept.id)
+    assert read.retention == pytest.approx(1.0, abs=0.2)
+    assert read.retention_state == RetentionState.KEEP
+    quickly = await space.get(kept.id, minimize_latency=True)
+    assert (quickly.content, quickly.retention, quickly.retention_state) == ("The boat is blue.", None, None)
 
 
 async def test_recall_with_states_and_a_least_score(space: Space) -> None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.index_space import START, created, document, encoder, memory_id, removed, restored, space
+from tests.services.test_index_projection import CountingEncoder, Log, Spaces
 
 from mnemo_index.domain.documents import ACTIVE, Change, Document, Filter, State, microseconds
-from mnemocore.ids import MemoryId
-
-if TYPE_CHECKING:
-    from mnemo_index.domain.space_index import SpaceIndex
+from mnemo_index.domain.projection import Projection
+from mnemo_index.domain.space_index import SpaceIndex
+from mnemo_index.storage.snapshots import SnapshotStore
+from mnemocore.ids import MemoryId, SpaceUid
+from mnemocore.testing.clock import ManualClock
+from mnemocore.testing.waiting import until
 
 NUMBERS = st.integers(1, 6)
 TEXTS = st.sampled_from(
@@ -153,6 +159,71 @@ def test_it_holds_and_filters_what_the_model_does(history: list[Change], sizes: 
     assert {each.memory_id for each in index.similar("tea", 100, 0.0, wanted)} <= expected
     pairs, _ = index.near_duplicates(0.5, 100, wanted)
     assert {each for pair in pairs for each in (pair.first, pair.second)} <= expected
+
+
+STEPS = st.lists(st.sampled_from(["apply", "apply", "look", "save", "crash", "restart"]), min_size=3, max_size=10)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(histories(), min_size=2, max_size=3), STEPS, filters, st.data())
+def test_nothing_else_is_found_across_evictions_saves_and_restarts(
+    several: list[list[Change]], steps: list[str], wanted: Filter, data: st.DataObject
+) -> None:
+    ends = [
+        data.draw(st.lists(st.integers(0, len(each)), min_size=len(steps), max_size=len(steps))) for each in several
+    ]
+    encoder()
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as executor:
+        asyncio.run(_live(several, steps, ends, wanted, Path(folder), executor))
+
+
+async def _live(
+    several: list[list[Change]],
+    steps: list[str],
+    ends: list[list[int]],
+    wanted: Filter,
+    folder: Path,
+    executor: ThreadPoolExecutor,
+) -> None:
+    """The life of an index with room for one space at most: each step is done, then some space is asked."""
+    spaces, log, done = [SpaceUid(memory_id(n)) for n in range(len(several))], Log(4), [0] * len(several)
+    projection, follower = await _started(log, folder, executor)
+    for turn, step in enumerate([*steps, "look"]):
+        if step == "apply":
+            for number, history in enumerate(several):
+                end = max(done[number], ends[number][turn])
+                await log.append(spaces[number], *history[done[number] : end])
+                done[number] = end
+        elif step == "save":
+            await projection.save()
+        elif step in ("crash", "restart"):
+            if step == "restart":
+                await projection.save()
+            await _ended(follower)
+            projection, follower = await _started(log, folder, executor)
+        await until(lambda projection=projection: projection.applied_position == len(log.changes_kept))
+        for number, history in enumerate(several):
+            if step == "apply" and number == turn % 2:
+                continue  # its changes wait
+            held = modelled(history[: done[number]])
+            index = await projection.at_revision(spaces[number], done[number])
+            assert index is None or isinstance(index, SpaceIndex)
+            expected = {name for name, each in held.items() if matches(each, wanted)}
+            assert {hit.memory_id for hit in (index.search("tea", 100, wanted) if index else [])} == expected
+    await _ended(follower)
+
+
+async def _ended(follower: asyncio.Task[None]) -> None:
+    follower.cancel()
+    await asyncio.wait([follower])
+
+
+async def _started(log: Log, folder: Path, executor: ThreadPoolExecutor) -> tuple[Projection, asyncio.Task[None]]:
+    store = await asyncio.to_thread(SnapshotStore, folder)
+    clock = ManualClock()
+    projection = Projection(Spaces(CountingEncoder()), store, log, clock, executor, lambda _: None, budget=1)
+    await projection.load()
+    return projection, asyncio.create_task(projection.follow())
 
 
 @settings(deadline=None, max_examples=60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from datetime import date
 from itertools import pairwise, permutations
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 IDS = [MemoryId(letter) for letter in "abcdefg"]
 WEIGHTS = st.floats(1e-6, 1)
+A_YEAR = st.dates(date(2026, 1, 1), date(2026, 12, 31))
 EDGES = st.lists(st.builds(Edge, st.sampled_from(IDS), st.sampled_from(IDS), WEIGHTS), max_size=40)
 SEEDS = st.dictionaries(st.sampled_from(IDS), st.floats(0, 1), max_size=4)
 
@@ -163,6 +165,16 @@ def test_decay_halves_every_thirty_days_and_does_not_depend_on_when_it_is_applie
     assert hebbian.decayed(weight, days + 30) == pytest.approx(hebbian.decayed(weight, days) / 2)
     in_two = hebbian.decayed(hebbian.decayed(weight, days), more)
     assert in_two == pytest.approx(hebbian.decayed(weight, days + more))
+
+
+@given(WEIGHTS, st.sets(A_YEAR), A_YEAR)
+def test_a_link_fades_by_the_active_days_after_its_last_step(weight: float, days: set[date], stepped_on: date) -> None:
+    later = [day for day in days if day > stepped_on]
+    assert hebbian.faded(weight, stepped_on, days) == hebbian.decayed(weight, len(later))
+    day_by_day = weight
+    for day in days:
+        day_by_day = hebbian.faded(day_by_day, stepped_on, [day])
+    assert day_by_day == pytest.approx(hebbian.faded(weight, stepped_on, days))
 
 
 def test_pruning() -> None:

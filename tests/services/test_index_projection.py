@@ -13,8 +13,9 @@ import pytest
 from tests.index_space import STEMS, created, document, encoder, memory_id, removed
 
 from mnemo_index.domain.documents import Change, State
-from mnemo_index.domain.ports import FeedBatch
+from mnemo_index.domain.ports import FeedBatch, LogTooShortError
 from mnemo_index.domain.projection import Projection
+from mnemo_index.domain.revisions import Revisions
 from mnemo_index.domain.sealed_space import SealedSpace
 from mnemo_index.domain.space_index import SpaceIndex
 from mnemo_index.storage.hamming_scan import hamming_distances
@@ -23,6 +24,7 @@ from mnemocore import calls
 from mnemocore.errors import (
     DeadlineExceededError,
     IndexLaggingError,
+    IndexRebuildingError,
     KeyUnavailableError,
     PeerUnavailableError,
     StoreFullError,
@@ -40,10 +42,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mnemo_index.domain.documents import Document
-    from mnemo_index.domain.projection import Held
-    from mnemo_index.domain.revisions import Revisions
+    from mnemo_index.domain.residents import Held
     from mnemo_index.domain.search import Hit
-    from mnemo_index.domain.state import SpaceState
+    from mnemo_index.domain.state import Kept, Progress, SpaceState
     from mnemocore.ids import MemoryId
 
 ONE = SpaceUid("00000000-0000-7000-8000-00000000000a")
@@ -94,15 +95,23 @@ class Spaces:
     def model(self) -> str:
         return self.encoder.model
 
-    def new(self) -> SpaceIndex:
-        return SpaceIndex(self.encoder, STEMS, hamming_distances)
+    def reads(self, model: str) -> bool:
+        return model in ("", self.model)
+
+    def new(self, space_uid: SpaceUid, after: int = 0) -> SpaceIndex:
+        index = SpaceIndex(self.encoder, STEMS, hamming_distances)
+        index.revisions = Revisions(after)
+        return index
 
     def sealed(self, space_uid: SpaceUid, revisions: Revisions) -> SealedSpace:
-        return SealedSpace(space_uid, self.new(), read_plain, revisions)
+        return SealedSpace(space_uid, self.new(space_uid), read_plain, revisions)
+
+    def forget(self, space_uid: SpaceUid) -> None:
+        """Nothing is kept elsewhere."""
 
     def restored(self, space_uid: SpaceUid, state: SpaceState) -> Held:
         if state.sealed:
-            return SealedSpace.restored(space_uid, state, self.new(), read_plain)
+            return SealedSpace.restored(space_uid, state, self.new(space_uid), read_plain)
         return SpaceIndex.restored(state, self.encoder, STEMS, hamming_distances)
 
 
@@ -139,6 +148,10 @@ class Log:
 
     async def changes(self, after: int, space_uid: SpaceUid | None = None) -> AsyncGenerator[FeedBatch]:
         self.asked.append((after, space_uid))
+        if after > len(self.changes_kept):
+            raise LogTooShortError
+        if after == len(self.changes_kept):
+            yield FeedBatch((), after, after, None)
         while True:
             await self._reaches(after + 1)
             last = min(len(self.changes_kept), after + self._batch)
@@ -165,24 +178,33 @@ class Log:
 class Node:
     """One life of the projection on a folder."""
 
-    def __init__(self, log: Log, store: SnapshotStore, executor: ThreadPoolExecutor, model: str) -> None:
+    def __init__(
+        self, log: Log, store: SnapshotStore, executor: ThreadPoolExecutor, model: str, budget: int = 0
+    ) -> None:
         self.encoder = CountingEncoder(model)
         self.clock = ManualClock()
         self.lags: list[float] = []
         self.snapshots = Snapshots(store)
-        self.projection = Projection(Spaces(self.encoder), self.snapshots, log, self.clock, executor, self.lags.append)
+        self.projection = Projection(
+            Spaces(self.encoder), self.snapshots, log, self.clock, executor, self.lags.append, budget=budget
+        )
 
     async def caught_up(self, log: Log) -> None:
         await until(lambda: self.projection.applied_position == len(log.changes_kept))
 
-    def results(self, space_uid: SpaceUid = ONE) -> list[list[Hit]]:
-        index = self.index(space_uid)
+    async def results(self, space_uid: SpaceUid = ONE) -> list[list[Hit]]:
+        index = await self.index(space_uid)
         return [index.search(query, 10) for query in QUERIES]
 
-    def index(self, space_uid: SpaceUid = ONE) -> SpaceIndex:
-        index = self.projection.held(space_uid)
+    async def index(self, space_uid: SpaceUid = ONE) -> SpaceIndex:
+        index = await self.projection.at_revision(space_uid, 0)
         assert isinstance(index, SpaceIndex)
         return index
+
+    async def locked(self, space_uid: SpaceUid = ONE) -> SealedSpace:
+        held = await self.projection.at_revision(space_uid, 0)
+        assert isinstance(held, SealedSpace)
+        return held
 
 
 class Snapshots:
@@ -192,14 +214,19 @@ class Snapshots:
         self._store = store
         self.full = False
         self.saved: list[SpaceUid] = []
+        self.loaded: list[SpaceUid] = []
         self.open = threading.Event()
         """Not set: a save stands still in the middle."""
         self.open.set()
         self.begun = 0
         self.saving = 0
 
-    def load(self) -> tuple[int, Iterator[tuple[SpaceUid, SpaceState]]]:
-        return self._store.load()
+    def kept(self) -> Kept:
+        return self._store.kept()
+
+    def load(self, space_uid: SpaceUid) -> SpaceState:
+        self.loaded.append(space_uid)
+        return self._store.load(space_uid)
 
     def save(self, space_uid: SpaceUid, state: SpaceState) -> None:
         if self.full:
@@ -212,8 +239,8 @@ class Snapshots:
         self._store.save(space_uid, state)
         self.saving -= 1
 
-    def save_position(self, position: int) -> None:
-        self._store.save_position(position)
+    def save_progress(self, progress: Progress) -> None:
+        self._store.save_progress(progress)
 
     def forget(self, space_uid: SpaceUid) -> None:
         self._store.forget(space_uid)
@@ -234,20 +261,21 @@ class Nodes:
         self.directory = directory
         self._executor = executor
 
-    async def loaded(self, model: str = "") -> Node:
+    async def loaded(self, model: str = "", budget: int = 0) -> Node:
         store = await asyncio.to_thread(SnapshotStore, self.directory)
-        node = Node(self.log, store, self._executor, model)
+        node = Node(self.log, store, self._executor, model, budget)
         await node.projection.load()
         return node
 
     @asynccontextmanager
-    async def running(self, model: str = "") -> AsyncIterator[Node]:
-        node = await self.loaded(model)
-        follower = asyncio.create_task(node.projection.follow())
+    async def running(self, model: str = "", budget: int = 0) -> AsyncIterator[Node]:
+        node = await self.loaded(model, budget)
+        tasks = [asyncio.create_task(work()) for work in (node.projection.follow, node.projection.keep_healing)]
         yield node
-        follower.cancel()
-        with suppress(asyncio.CancelledError, PeerUnavailableError):
-            await follower
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError, PeerUnavailableError):
+                await task
 
 
 @pytest.fixture
@@ -279,12 +307,12 @@ async def test_changes_are_applied_in_order(nodes: Nodes, log: Log) -> None:
     await log.append(ONE, removed(8, 1), created(9, document(1, "black coffee")))
     async with nodes.running() as node:
         await node.caught_up(log)
-        index = node.index()
+        index = await node.index()
         assert (index.applied_revision, index.size) == (9, len(TEXTS))
         assert index.search("coffee", 1)[0].memory_id == memory_id(1)
-        assert node.projection.held(NOBODY) is None
+        assert node.projection.status(NOBODY) is None
         assert node.projection.head_position == 10
-        assert {held.size for held in node.projection.all_held()} == {1, len(TEXTS)}
+        assert {status.size for status in node.projection.all_status()} == {1, len(TEXTS)}
     assert log.asked == [(0, None)]
     assert node.projection.lag_seconds == 0.0
     assert node.lags[-1] == 0.0
@@ -329,10 +357,10 @@ async def test_a_restart_goes_on_where_it_was_and_encodes_nothing_again(nodes: N
         await node.projection.save()
         assert node.projection.persisted_position == 6
         assert sorted(node.snapshots.saved) == [ONE, OTHER]
-        before = node.results()
+        before = await node.results()
     async with nodes.running() as node:
         assert node.projection.applied_position == node.projection.persisted_position == 6
-        assert node.results() == before
+        assert await node.results() == before
         await log.append(ONE, *written(*TEXTS[5:], first=6))
         await node.caught_up(log)
         assert node.encoder.encoded == 2
@@ -348,10 +376,10 @@ async def test_what_was_not_saved_is_applied_again(nodes: Nodes, log: Log) -> No
         await node.projection.save()
         await log.append(ONE, *written(*TEXTS[3:], first=4))
         await node.caught_up(log)
-        before = node.results()
+        before = await node.results()
     async with nodes.running() as node:
         await node.caught_up(log)
-        assert (node.results(), node.encoder.encoded) == (before, 4)
+        assert (await node.results(), node.encoder.encoded) == (before, 4)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "lost", "position"])
@@ -363,18 +391,18 @@ async def test_damage_costs_a_replay_and_nothing_else(nodes: Nodes, log: Log, da
     async with nodes.running() as node:
         await node.caught_up(log)
         await node.projection.save()
-        before = node.results(ONE), node.results(OTHER)
+        before = await node.results(ONE), await node.results(OTHER)
     spoil(nodes.directory, damage)
     async with nodes.running() as node:
-        assert node.projection.applied_position == 0
-        assert node.results(OTHER) == before[1]
+        assert node.projection.applied_position == (len(log.changes_kept) if damage == "flipped" else 0)
+        with time_left(20):
+            assert (await node.results(OTHER), await node.results(ONE)) == (before[1], before[0])
         await node.caught_up(log)
-        assert (node.results(ONE), node.results(OTHER)) == before
         assert node.encoder.encoded == (0 if damage == "position" else len(TEXTS))
         await node.projection.save()
     async with nodes.running() as node:
         assert node.projection.applied_position == len(log.changes_kept)
-        assert (node.results(ONE), node.results(OTHER)) == before
+        assert (await node.results(ONE), await node.results(OTHER)) == before
 
 
 def spoil(directory: Path, damage: str) -> None:
@@ -394,10 +422,10 @@ async def test_another_model_encodes_everything_again(nodes: Nodes, log: Log) ->
     async with nodes.running() as node:
         await node.caught_up(log)
         await node.projection.save()
-        before = node.results()
+        before = await node.results()
     async with nodes.running(model="newer") as node:
         await node.caught_up(log)
-        assert (node.results(), node.encoder.encoded) == (before, len(TEXTS))
+        assert (await node.results(), node.encoder.encoded) == (before, len(TEXTS))
         assert node.projection.model == "newer"
 
 
@@ -413,15 +441,15 @@ async def test_a_gap_is_filled_from_the_beginning_of_the_log(
     log.lost = {lost}
     async with nodes.running() as node:
         await node.caught_up(log)
-        gapped = node.results()
+        gapped = await node.results()
         assert (0, ONE) in log.asked
         assert (0, OTHER) not in log.asked
-        index = node.index()
+        index = await node.index()
         assert (index.applied_revision, index.size) == (7, 7)
     log.lost = set()
     async with Nodes(log, tmp_path / "whole", executor).running() as node:
         await node.caught_up(log)
-        assert node.results() == gapped
+        assert await node.results() == gapped
 
 
 async def test_a_broken_feed_is_taken_up_where_it_broke(nodes: Nodes, log: Log) -> None:
@@ -449,15 +477,15 @@ async def test_what_was_erased_stays_erased_and_leaves_no_word_on_the_disk(nodes
         await log.append(ONE, removed(6, 2), removed(7, 4))
         await node.caught_up(log)
         await node.projection.save()
-        before = node.results()
+        before = await node.results()
         assert all(hit.memory_id not in (memory_id(2), memory_id(4)) for hits in before for hit in hits)
     for path in nodes.directory.iterdir():
         assert b"zyzzyva" not in path.read_bytes()
         assert memory_id(2).encode() not in path.read_bytes()
     async with nodes.running() as node:
         await node.caught_up(log)
-        assert (node.results(), node.encoder.encoded) == (before, 0)
-        index = node.index()
+        assert (await node.results(), node.encoder.encoded) == (before, 0)
+        index = await node.index()
         assert (index.size, index.applied_revision) == (2, 7)
 
 
@@ -470,10 +498,10 @@ async def test_publishing_again_encodes_nothing_that_is_known(nodes: Nodes, log:
     ]
     async with nodes.running() as node:
         await node.caught_up(log)
-        before = node.results()
+        before = await node.results()
         await log.append(ONE, *again)
         await node.caught_up(log)
-        assert (node.results(), node.encoder.encoded) == (before, len(TEXTS))
+        assert (await node.results(), node.encoder.encoded) == (before, len(TEXTS))
         with time_left(10):
             assert await node.projection.at_revision(ONE, 2 * len(TEXTS)) is node.projection.held(ONE)
 
@@ -510,7 +538,7 @@ async def test_a_full_disk_loses_no_change(nodes: Nodes, log: Log) -> None:
         assert sorted(node.snapshots.saved) == [ONE, OTHER]
     async with nodes.running() as node:
         assert node.projection.applied_position == 3
-        assert len(node.results(ONE)[0]) == 2
+        assert len((await node.results(ONE))[0]) == 2
 
 
 async def test_states_survive_a_restart_and_bring_nothing_to_encode(nodes: Nodes, log: Log) -> None:
@@ -519,15 +547,15 @@ async def test_states_survive_a_restart_and_bring_nothing_to_encode(nodes: Nodes
         await log.append(ONE, created(revision, document(revision - 7, TEXTS[revision - 8], session="s"), state))
     async with nodes.running() as node:
         await node.caught_up(log)
-        assert (node.index().size, node.encoder.encoded) == (3, len(TEXTS))
+        assert ((await node.index()).size, node.encoder.encoded) == (3, len(TEXTS))
         await node.projection.save()
-        before = node.results()
+        before = await node.results()
     async with nodes.running() as node:
-        assert (node.index().size, node.results()) == (3, before)
+        assert ((await node.index()).size, await node.results()) == (3, before)
         await log.append(ONE, created(12, document(4, TEXTS[3], session="s")))
         await node.caught_up(log)
-        assert node.index().search("When does the train to Lisbon leave?", 1)[0].memory_id == memory_id(4)
-        assert (node.index().size, node.encoder.encoded) == (4, 0)
+        assert (await node.index()).search("When does the train to Lisbon leave?", 1)[0].memory_id == memory_id(4)
+        assert ((await node.index()).size, node.encoder.encoded) == (4, 0)
 
 
 async def test_an_erased_space_leaves_nothing_behind(nodes: Nodes, log: Log, caplog: pytest.LogCaptureFixture) -> None:
@@ -540,13 +568,13 @@ async def test_an_erased_space_leaves_nothing_behind(nodes: Nodes, log: Log, cap
         await log.append(ONE, *written("too late for anybody", first=8))
         await log.erase(ONE)
         await node.caught_up(log)
-        assert node.projection.held(ONE) is None
+        assert node.projection.status(ONE) is None
         assert sorted(path.name for path in nodes.directory.iterdir()) == [f"{OTHER}.snapshot", "position"]
     for _ in range(2):  # the first life did not save its position, the second one does
         async with nodes.running() as node:
             await node.caught_up(log)
-            assert node.projection.held(ONE) is None
-            assert node.results(OTHER)[0] != []
+            assert node.projection.status(ONE) is None
+            assert (await node.results(OTHER))[0] != []
             await node.projection.save()
     assert ONE not in (nodes.directory / "position").read_text()
     assert caplog.records == []
@@ -564,8 +592,8 @@ async def test_what_is_left_in_the_log_of_an_erased_space_is_passed_over(
     log.removed = set(range(1, left + 1))
     async with Nodes(log, tmp_path, executor).running() as node:
         await node.caught_up(log)
-        assert node.projection.held(ONE) is None
-        assert node.results(OTHER)[0] != []
+        assert node.projection.status(ONE) is None
+        assert (await node.results(OTHER))[0] != []
         assert len(log.asked) <= 2
         assert node.encoder.encoded <= 1 + len(TEXTS) - left  # once at most
     assert caplog.records == []
@@ -598,15 +626,13 @@ async def test_the_first_sealed_change_shows_that_a_space_is_encrypted(nodes: No
         await node.projection.save()
         await log.append(ONE, *(sealed(number, number, text) for number, text in enumerate(TEXTS, 3)))
         await node.caught_up(log)
-        held = node.projection.held(ONE)
-        assert isinstance(held, SealedSpace)
+        held = await node.locked()
         with time_left(20):
             index = await node.projection.opened(held, [key])
         assert index.search("Lisbon", 1)[0].memory_id == memory_id(6)
         await node.projection.save()
     async with nodes.running() as node:
-        restarted = node.projection.held(ONE)
-        assert isinstance(restarted, SealedSpace)
+        restarted = await node.locked()
         assert (restarted.applied_revision, restarted.locked) == (9, True)
         with time_left(0), pytest.raises(DeadlineExceededError):
             await node.projection.opened(restarted, [key])
@@ -628,8 +654,7 @@ async def test_an_encrypted_space_with_a_gap_is_built_anew_and_locked(nodes: Nod
     log.lost = {lost}
     async with nodes.running() as node:
         await node.caught_up(log)
-        held = node.projection.held(ONE)
-        assert isinstance(held, SealedSpace)
+        held = await node.locked()
         assert (held.applied_revision, held.size, held.locked) == (7, 7, True)
 
 
@@ -649,7 +674,203 @@ async def test_a_save_that_is_cancelled_ends_before_the_next_one_begins(nodes: N
         await second
         assert first.cancelled()
         assert node.snapshots.saved == [ONE, ONE]
-        before = node.results()
+        before = await node.results()
     async with nodes.running() as node:
         await node.caught_up(log)
-        assert node.results() == before
+        assert await node.results() == before
+
+
+async def saved(nodes: Nodes, log: Log, *spaces: SpaceUid) -> list[list[list[Hit]]]:
+    """Spaces with the same texts and a snapshot each, and what they answer."""
+    for space_uid in spaces:
+        await log.append(space_uid, *written(*TEXTS))
+    async with nodes.running() as node:
+        await node.caught_up(log)
+        await node.projection.save()
+        return [await node.results(space_uid) for space_uid in spaces]
+
+
+async def test_a_space_is_read_when_it_is_used_and_leaves_when_another_needs_the_room(nodes: Nodes, log: Log) -> None:
+    before = await saved(nodes, log, ONE, OTHER)
+    async with nodes.running(budget=1) as node:
+        assert (node.snapshots.loaded, node.projection.resident_bytes) == ([], 0)
+        status = node.projection.status(ONE)
+        assert status is not None
+        assert (status.applied_revision, status.size, status.memory_bytes) == (7, 7, 0)
+        for turn, space_uid in enumerate((ONE, OTHER, ONE)):
+            assert await node.results(space_uid) == before[0]
+            assert node.snapshots.loaded == [ONE, OTHER, ONE][: turn + 1]
+        assert node.projection.held(OTHER) is None
+        assert node.snapshots.saved == [], "nothing has changed"
+
+
+async def test_changes_of_a_space_that_is_away_wait_and_are_there_when_it_is_asked(nodes: Nodes, log: Log) -> None:
+    await saved(nodes, log, ONE, OTHER)
+    async with nodes.running() as node:
+        await log.append(ONE, created(8, document(8, "black coffee")), removed(9, 1))
+        await node.caught_up(log)
+        status = node.projection.status(ONE)
+        assert status is not None
+        assert (status.applied_revision, node.snapshots.loaded, node.encoder.encoded) == (9, [], 0)
+        with time_left(20):
+            index = await node.projection.at_revision(ONE, 9)
+        assert isinstance(index, SpaceIndex)
+        assert index.search("coffee", 1)[0].memory_id == memory_id(8)
+        assert (index.size, index.applied_revision) == (7, 9)
+
+
+async def test_changes_that_wait_are_saved_before_the_position_says_so(nodes: Nodes, log: Log) -> None:
+    await saved(nodes, log, ONE, OTHER)
+    async with nodes.running() as node:
+        await log.append(ONE, created(8, document(8, "black coffee")))
+        await node.caught_up(log)
+        await node.projection.save()
+        assert (node.snapshots.saved, node.projection.persisted_position) == ([ONE], 15)
+    log.changes_kept[14] = (OTHER, removed(1, 1))  # nobody has to read it again
+    async with nodes.running() as node:
+        index = await node.index()
+        assert index.search("coffee", 1)[0].memory_id == memory_id(8)
+
+
+async def test_what_has_changed_is_saved_before_it_leaves(nodes: Nodes, log: Log) -> None:
+    async with nodes.running(budget=1) as node:
+        await log.append(ONE, *written(*TEXTS))
+        await log.append(OTHER, *written(*TEXTS))
+        await node.caught_up(log)
+        await until(lambda: node.projection.held(ONE) is None)
+        assert set(node.snapshots.saved) >= {ONE}
+        assert node.projection.persisted_position == 0
+        one = await node.results(ONE)
+        assert await node.results(OTHER) == one
+    async with nodes.running(budget=1) as node:
+        await node.caught_up(log)
+        assert await node.results(ONE) == one
+
+
+async def test_where_the_disk_is_full_what_has_changed_stays(
+    nodes: Nodes, log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = await saved(nodes, log, ONE, OTHER)
+    async with nodes.running(budget=1) as node:
+        node.snapshots.full = True
+        await node.index(ONE)
+        await log.append(ONE, created(8, document(8, "black coffee")))
+        await node.caught_up(log)
+        assert await node.results(OTHER) == before[1]
+        assert (await node.index(ONE)).search("coffee", 1)[0].memory_id == memory_id(8)
+        assert await node.results(OTHER) == before[1]
+        assert "stay in memory" in caplog.text
+        with pytest.raises(StoreFullError):
+            await node.projection.save()
+        node.snapshots.full = False
+        await node.projection.save()
+        assert node.projection.persisted_position == 15
+
+
+async def test_an_encrypted_space_that_leaves_is_locked_again(nodes: Nodes, log: Log) -> None:
+    key = DataKey("00000000-0000-4000-8000-000000000001", b"1" * 32)
+    cipher = SpaceCipher(ONE, [key])
+    for number, text in enumerate(TEXTS, 1):
+        data = cipher.seal(f"{memory_id(number)}@{number}", text.encode())
+        await log.append(ONE, Change(number, memory_id(number), sealed=data))
+    await log.append(OTHER, *written(*TEXTS))
+    async with nodes.running(budget=1) as node:
+        await node.caught_up(log)
+        for _ in range(2):
+            held = await node.locked()
+            assert held.locked
+            with time_left(20):
+                index = await node.projection.opened(held, [key])
+            assert index.search("Lisbon", 1)[0].memory_id == memory_id(4)
+            assert not (await node.locked()).locked
+            await node.index(OTHER)
+            assert node.projection.held(ONE) is None
+
+
+async def test_a_snapshot_that_turns_out_to_be_damaged_is_never_answered_from(
+    nodes: Nodes, log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = await saved(nodes, log, ONE, OTHER)
+    spoil(nodes.directory, "flipped")
+    node = await nodes.loaded()
+    with time_left(0.3), pytest.raises(IndexRebuildingError):
+        await node.projection.at_revision(ONE, 0)
+    assert await node.results(OTHER) == before[1]
+    await log.append(OTHER, created(8, document(8, "black coffee")))
+    follower = asyncio.create_task(node.projection.follow())
+    await node.caught_up(log)
+    await node.projection.save()
+    assert node.projection.persisted_position == 14, "a space is missing"
+    healer = asyncio.create_task(node.projection.keep_healing())
+    with time_left(20):
+        assert await node.results(ONE) == before[0]
+    await node.projection.save()
+    assert node.projection.persisted_position == 15
+    for task in (follower, healer):
+        task.cancel()
+    assert [ONE in record.message for record in caplog.records] == [True, True]
+
+
+async def test_killed_between_the_snapshots_and_the_position_it_applies_again(nodes: Nodes, log: Log) -> None:
+    before = await saved(nodes, log, ONE, OTHER)
+    position = nodes.directory / "position"
+    older = await asyncio.to_thread(position.read_bytes)
+    async with nodes.running() as node:
+        await log.append(ONE, removed(8, 1), created(9, document(1, TEXTS[0], session="s")))
+        await log.append(OTHER, removed(8, 2))
+        await node.caught_up(log)
+        await node.projection.save()
+        after = await node.results(ONE), await node.results(OTHER)
+    await asyncio.to_thread(position.write_bytes, older)
+    async with nodes.running() as node:
+        await node.caught_up(log)
+        assert (await node.results(ONE), await node.results(OTHER)) == after
+        assert after[1] != before[1]
+        assert node.encoder.encoded == 0
+
+
+async def test_another_log_builds_everything_anew(nodes: Nodes, log: Log, caplog: pytest.LogCaptureFixture) -> None:
+    await saved(nodes, log, ONE, OTHER)
+    log.changes_kept = [(OTHER, change) for change in written("only this")]
+    node = await nodes.loaded()
+    with pytest.raises(LogTooShortError):
+        await node.projection.follow()
+    assert "ends before position 14" in caplog.text
+    follower = asyncio.create_task(node.projection.follow())
+    await node.caught_up(log)
+    assert node.projection.status(ONE) is None
+    assert (await node.index(OTHER)).size == 1
+    assert [path.name for path in nodes.directory.iterdir()] == ["position"]
+    follower.cancel()
+
+
+async def test_what_is_built_for_the_first_time_is_not_answered_before_it_is_whole(nodes: Nodes, log: Log) -> None:
+    await log.append(ONE, *written(*TEXTS))
+    log.breaks = {4}
+    node = await nodes.loaded()
+    with pytest.raises(PeerUnavailableError):
+        await node.projection.follow()
+    assert node.projection.applied_position == 3
+    await node.projection.save()
+    again = await nodes.loaded()
+    for each in (node, again):
+        for space_uid in (ONE, NOBODY):
+            with time_left(0.3), pytest.raises(IndexRebuildingError):
+                await each.projection.at_revision(space_uid, 0)
+    follower = asyncio.create_task(again.projection.follow())
+    await again.caught_up(log)
+    assert (await again.index(ONE)).size == len(TEXTS)
+    assert await again.projection.at_revision(NOBODY, 0) is None
+    follower.cancel()
+
+
+async def test_how_much_room_there_is_makes_no_difference(nodes: Nodes, log: Log) -> None:
+    for turn in range(3):
+        for space_uid in (ONE, OTHER, NOBODY):
+            await log.append(space_uid, *written(*TEXTS, first=1 + turn * len(TEXTS)))
+    found = []
+    for budget in (0, 1, 1 << 20):
+        async with nodes.running(budget=budget) as node:
+            await node.caught_up(log)
+            found.append([await node.results(space_uid) for space_uid in (ONE, OTHER, NOBODY, ONE)])
+    assert found[0] == found[1] == found[2]

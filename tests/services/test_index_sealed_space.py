@@ -174,9 +174,8 @@ def test_it_opens_step_by_step_and_goes_on_where_it_stopped() -> None:
 def kept(held: SealedSpace, directory: Path) -> SealedSpace:
     """The space after a restart."""
     SnapshotStore(directory).save(UID, held.state())
-    _, states = SnapshotStore(directory).load()
-    ((uid, state),) = states
-    assert (uid, state.sealed) == (UID, True)
+    state = SnapshotStore(directory).load(UID)
+    assert state.sealed
     return SealedSpace.restored(UID, state, space(), read)
 
 

@@ -14,7 +14,8 @@ from tests.index_space import encoder, memory_id
 
 from mnemo_events.app import EventsApp
 from mnemo_index.app import IndexApp
-from mnemo_index.storage.snapshots import SnapshotStore
+from mnemo_index.domain.models import Encoders
+from mnemo_index.storage.generations import GenerationStore
 from mnemocore import calls
 from mnemocore.clock import SystemClock
 from mnemocore.events.v1 import event_service_pb2, event_service_pb2_grpc
@@ -140,13 +141,13 @@ async def running(
 ) -> AsyncIterator[Installation]:
     """The installation on a database and a folder."""
     words = await asyncio.to_thread(encoder)
-    snapshots = await asyncio.to_thread(SnapshotStore, directory)
+    snapshots = await asyncio.to_thread(GenerationStore, directory)
     metadata = [(calls.INTERNAL_TOKEN_HEADER, TOKEN)]
     events = EventsApp(database, SystemClock())
     events_host = Host("events", events.services, authenticator=InternalAuthenticator(TOKEN))
     await events.start()
     await events_host.start([])
-    app = IndexApp(words, snapshots, events_host.channel(metadata), clock)
+    app = IndexApp(Encoders(words), snapshots, events_host.channel(metadata), clock)
     host = Host("index", app.services, authenticator=InternalAuthenticator(TOKEN))
     await app.start()
     await host.start([])

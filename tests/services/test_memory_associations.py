@@ -7,13 +7,16 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 from tests.memory_room import ADA, EVE, opened
 
 from mnemo_memory.domain.access import Entry
 from mnemo_memory.domain.associations import (
+    LEARNING_WINDOW,
     LINKS_A_MEMORY,
+    NEW_LEARNT_LINKS,
     Association,
     Associations,
     AssociationType,
@@ -30,6 +33,7 @@ from mnemocore.errors import (
     MemoryNotFoundError,
     MnemoError,
     PageTokenMismatchError,
+    QuotaExceededError,
     RequestIdReusedError,
     RoleRequiredError,
     SpaceNotFoundError,
@@ -44,7 +48,7 @@ if TYPE_CHECKING:
     from mnemocore.calls import Identity
     from mnemocore.testing.postgres import TestPostgres
 
-RELATED, SUPPORTS = AssociationType.RELATED, AssociationType.SUPPORTS
+RELATED, SUPPORTS, LEARNT = AssociationType.RELATED, AssociationType.SUPPORTS, AssociationType.CO_RECALLED
 EVERY_LINK = LinkFilter()
 
 
@@ -229,6 +233,75 @@ async def test_links_are_removed_by_type_or_all_and_with_their_memories(web: Web
     assert await web.pairs() == sorted([(cup.id, tea.id), (pot.id, tea.id)])
     await web.room.store.erase(web.space, pot.id, "", Author("ada", web.room.clock.now()), None)
     assert await web.pairs() == [(cup.id, tea.id)]
+
+
+# The limit of what is learnt in an hour
+
+
+async def learn(web: Web, count: int, made_at: datetime) -> list[Memory]:
+    """Memories, and so many links of the type CO_RECALLED between them, made at a time, which no other two have."""
+    memories = await web.keep(*(f"{made_at} {number}" for number in range(count + 2)))
+    await web.room.database.execute(
+        "INSERT INTO memory.associations (space_uid, source, target, type, weight, created_at, updated_at, principal) "
+        "SELECT $1, source, target, 9, 0.3, $4, $4, 'ada' FROM unnest($2::uuid[], $3::uuid[]) AS t(source, target)",
+        UUID(web.space.uid),
+        [UUID(each.id) for each in memories[:count]],
+        [UUID(each.id) for each in memories[1 : count + 1]],
+        made_at,
+    )
+    return memories
+
+
+async def test_new_links_that_are_learnt_are_limited_by_the_hour(web: Web) -> None:
+    first_at = web.room.clock.now()
+    await learn(web, 100, first_at)
+    await web.room.clock.advance(600)
+    *_, before, last, end = await learn(web, NEW_LEARNT_LINKS - 101, web.room.clock.now())
+    await web.link(last, end, type=LEARNT)
+    with pytest.raises(QuotaExceededError) as caught:
+        await web.link(end, last, type=LEARNT)
+    error = caught.value
+    assert error.metadata == {
+        "space": "spaces/notes",
+        "quota": "new_co_recalled_links_per_hour",
+        "limit": str(NEW_LEARNT_LINKS),
+    }
+    assert error.retry_after == LEARNING_WINDOW.total_seconds() - 600
+    assert (first_at + LEARNING_WINDOW).isoformat() in error.message
+    assert (await web.link(last, end, type=LEARNT, reinforce=True)).weight == pytest.approx(0.335)
+    assert (await web.link(end, last)).weight == 0.3
+    other = Web(web.room, await web.room.make("other"))
+    one, two = await other.keep("one", "two")
+    await other.link(one, two, type=LEARNT)
+    await web.room.clock.advance(error.retry_after - 1)
+    with pytest.raises(QuotaExceededError) as caught:
+        await web.link(end, last, type=LEARNT)
+    assert caught.value.retry_after == 1
+    await web.room.clock.advance(1)
+    request = a_request()
+    assert (await web.link(end, before, type=LEARNT, request=request)).activations == 1
+
+
+async def test_a_request_that_was_refused_takes_effect_when_there_is_room(web: Web) -> None:
+    *_, one, two = await learn(web, NEW_LEARNT_LINKS, web.room.clock.now())
+    request = a_request()
+    with pytest.raises(QuotaExceededError):
+        await web.link(one, two, type=LEARNT, request=request)
+    await web.room.clock.advance(LEARNING_WINDOW.total_seconds())
+    made = await web.link(one, two, type=LEARNT, request=request)
+    await learn(web, NEW_LEARNT_LINKS, web.room.clock.now())
+    assert await web.link(one, two, type=LEARNT, request=request) == made
+
+
+async def test_learners_at_the_same_time_share_the_limit(web: Web) -> None:
+    memories = await learn(web, NEW_LEARNT_LINKS - 10, web.room.clock.now())
+    centre, *others = memories[:31]
+    calls = [web.link(other, centre, type=LEARNT) for other in others[1:]]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert sum(isinstance(each, Association) for each in results) == 10
+    assert sum(isinstance(each, QuotaExceededError) for each in results) == len(others) - 1 - 10
+    learnt = await web.links(LinkFilter(types=(LEARNT,)))
+    assert len(learnt) == NEW_LEARNT_LINKS
 
 
 # Listing

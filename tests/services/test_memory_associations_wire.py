@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import grpc
 import pytest
@@ -14,7 +15,7 @@ from mnemo_memory.domain.memory import Draft, Space
 from mnemo_memory.domain.ports import Author, Kept
 from mnemo_memory.storage.postgres_associations import PostgresAssociations
 from mnemocore import calls, status
-from mnemocore.errors import MnemoError
+from mnemocore.errors import MnemoError, QuotaExceededError
 from mnemocore.ids import new_uuid
 from mnemocore.memory.v1 import association_service_pb2 as pb
 from mnemocore.memory.v1 import association_service_pb2_grpc, resources_pb2
@@ -92,6 +93,29 @@ async def reason(call: Any) -> str:
     with pytest.raises(MnemoError) as caught:
         await call
     return caught.value.reason
+
+
+async def test_a_learner_is_told_when_there_is_room_again(server: Server) -> None:
+    room, made_at = server.room, server.room.clock.now()
+    drafts = [Draft(str(number)) for number in range(501)]
+    created = await room.store.create(server.space, drafts, Author("ada", made_at), None, each=False)
+    ids = [UUID(kept.memory.id) for kept in created.outcomes if isinstance(kept, Kept)]
+    await room.database.execute(
+        "INSERT INTO memory.associations (space_uid, source, target, type, weight, created_at, updated_at, principal) "
+        "SELECT $1, source, target, 9, 0.3, $4, $4, 'ada' FROM unnest($2::uuid[], $3::uuid[]) AS t(source, target)",
+        UUID(server.space.uid),
+        ids[:-1],
+        ids[1:],
+        made_at,
+    )
+    await room.clock.advance(1200)
+    learnt = resources_pb2.ASSOCIATION_TYPE_CO_RECALLED
+    with pytest.raises(QuotaExceededError) as caught:
+        await server.call("Associate", source_id=server.a, target_id=server.b, type=learnt, reinforce=True)
+    error = caught.value
+    assert error.metadata == {"space": PARENT, "quota": "new_co_recalled_links_per_hour", "limit": "500"}
+    assert error.retry_after == 2400
+    assert error.message.endswith("it has room again at 2026-01-01T01:00:00+00:00")
 
 
 async def test_a_link_is_made_listed_and_removed(server: Server) -> None:

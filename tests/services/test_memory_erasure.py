@@ -124,6 +124,7 @@ async def fill(house: House, slug: str = "notes", *, encrypted: bool = False) ->
     await sessions.start(space, Session("s", "butler", {}, now), None)
     await sessions.create_checkpoint(space, Checkpoint(new_uuid(now), "s", "label", {"step": 1}, now), 5, None)
     await house.memories.archive(ADA, slug, first.id, Edit(reason=f"by {author.principal}"))
+    await house.active_days.write()
     return space, [first, second]
 
 

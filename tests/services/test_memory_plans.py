@@ -21,7 +21,9 @@ from mnemo_memory.domain.memory import Change, Draft, Filter, Kind, Modality, On
 from mnemo_memory.domain.ports import Author, ListPosition, Request
 from mnemo_memory.domain.working_memory import WorkingItem
 from mnemo_memory.storage import rows
+from mnemo_memory.storage.postgres_active_days import PostgresActiveDays
 from mnemo_memory.storage.postgres_associations import PostgresAssociations
+from mnemo_memory.storage.postgres_fading import PostgresFading
 from mnemo_memory.storage.working_items import from_draft
 from mnemocore.ids import MemoryId, Tenant, new_uuid
 from mnemocore.postgres import Database
@@ -40,7 +42,7 @@ NOW = ManualClock().now()
 ALICE = Author("alice", NOW)
 NEWEST = ListPosition(2**62, 2**62)
 MANY = 1_000_000
-LARGE = ("memories", "revisions", "associations", "working_items", "requests", "spaces")
+LARGE = ("memories", "revisions", "associations", "working_items", "requests", "spaces", "active_days")
 """The tables that grow; no hot statement may read one from end to end."""
 
 ITEM = rows.to_json(["agent", "session", from_draft(Draft("an item"))])
@@ -64,6 +66,12 @@ INSERT INTO memory.associations (space_uid, source, target, type, weight, create
 SELECT md5('space' || 1 + n % 20)::uuid, md5('memory' || n)::uuid, md5('memory' || (n + 20 * step) % 20000)::uuid,
     1 + n % 3, 0.01 + (n % 97) / 100.0, $1, $1, 'alice'
 FROM generate_series(0, 19999) AS n, generate_series(1, 2) AS step;
+INSERT INTO memory.associations (space_uid, source, target, type, weight, created_at, updated_at, principal)
+SELECT md5('space' || 1 + n % 20)::uuid, md5('memory' || n)::uuid, md5('memory' || (n + 100) % 20000)::uuid, 9, 0.5,
+    $1 - n * interval '1 minute', $1 - interval '9 days', 'alice' FROM generate_series(0, 9999) AS n;
+INSERT INTO memory.active_days (space_uid, day, faded)
+SELECT md5('space' || 1 + n % 2000)::uuid, ($1 AT TIME ZONE 'UTC')::date - n / 2000, n >= 4000
+FROM generate_series(0, 19999) AS n;
 INSERT INTO memory.working_items (space_uid, id, agent, session, item, content_hash, protected, accesses, position,
     created_at, expires_at)
 SELECT md5('space' || 1 + n % 20)::uuid, md5('item' || n)::uuid, 'agent' || n / 100, 'session', '{ITEM}',
@@ -99,7 +107,8 @@ class Statements(Database):
         if query.exception is None and query.query.lstrip().startswith(
             ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")
         ):
-            self.asked[query.query] = query.args
+            many = bool(query.args) and isinstance(query.args[0], tuple)  # of a statement with many sets of values
+            self.asked[query.query] = query.args[0] if many else query.args
 
 
 async def filled(database: Database) -> None:
@@ -129,6 +138,8 @@ class Store:
         self.space = space
         self.ids = ids
         self.associations = PostgresAssociations(database, room.vault)
+        self.active_days = PostgresActiveDays(database)
+        self.fading = PostgresFading(database)
 
     @property
     def memory_id(self) -> MemoryId:
@@ -168,8 +179,8 @@ class Store:
     async def edges(self) -> object:
         return await self.associations.edges_of(self.space, self.ids[:5], [], Conduct(Filter(), NOW), 20, [0.5, 0.25])
 
-    async def put_link(self) -> object:
-        link = Link(self.ids[0], self.ids[7], AssociationType(1))
+    async def put_link(self, type: AssociationType = AssociationType.RELATED) -> object:
+        link = Link(self.ids[0], self.ids[7], type)
         return await self.associations.put(self.space, link, Strength(0.5), ALICE, None)
 
 
@@ -236,6 +247,12 @@ HOT: dict[str, Callable[[Store], Awaitable[object]]] = {
     "links among": lambda s: s.associations.links_among(s.space, s.ids, (), 100),
     "where activation flows, and neighbours in sessions": lambda s: s.edges(),
     "associate": lambda s: s.put_link(),
+    "learn": lambda s: s.put_link(AssociationType.CO_RECALLED),
+    "record active days": lambda s: s.active_days.record([(s.space.uid, NOW.date() + timedelta(days=1))]),
+    "active days since": lambda s: s.active_days.count_between(s.space, [NOW.date() - timedelta(days=9)], NOW.date()),
+    "spaces to fade": lambda s: s.fading.spaces_to_fade(NOW.date(), None, 100),
+    "more spaces to fade": lambda s: s.fading.spaces_to_fade(NOW.date(), s.space.uid, 100),
+    "fade": lambda s: s.fading.fade(s.space, NOW.date(), 100),
     "dissociate": lambda s: s.associations.remove(s.space, s.ids[0], s.ids[7], None),
     "working items": lambda s: s.room.working_store.list_items(s.space, "agent7", "session", NOW),
     "push": lambda s: s.room.working_store.push(s.space, s.item(), 7, None),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +16,7 @@ from mnemo_memory.domain.ports import Found, Hit, Question, ScorePart
 from mnemo_memory.domain.recall import Answer, Freshness, Inquiry, Recall, Recalled
 from mnemo_memory.domain.retention import strength_of
 from mnemo_memory.domain.uses import Uses
-from mnemocore.errors import ForeignTokenError, IndexLaggingError, SpaceNotFoundError
+from mnemocore.errors import ForeignTokenError, IndexLaggingError, PeerUnavailableError, SpaceNotFoundError
 from mnemocore.ids import MemoryId, SpaceUid, new_uuid
 
 if TYPE_CHECKING:
@@ -121,6 +121,17 @@ async def test_archived_and_missing_memories_are_dropped(service: Service) -> No
     service.index.found = [(each, 0.9) for each in (archived.id, erased.id, never, kept.id)]
     recalled, _ = await service.recall(1)
     assert [each.memory.id for each in recalled] == [kept.id]
+
+
+@pytest.mark.parametrize("with_index", [True, False])
+async def test_what_is_known_at_the_first_and_the_last_moment(service: Service, with_index: bool) -> None:
+    (kept,), _ = await service.keep(Draft("a query"))
+    service.index.found, service.index.applied = [(kept.id, 0.9)], 1
+    service.index.failure = None if with_index else PeerUnavailableError(target="index")
+    last = await service.ask(Inquiry("query", known_at=datetime.max.replace(tzinfo=UTC)))
+    assert [each.memory.id for each in last.recalled] == [kept.id]
+    first = await service.ask(Inquiry("query", known_at=datetime.min.replace(tzinfo=UTC)))
+    assert first.recalled == []
 
 
 async def test_no_memory_of_another_space_or_tenant_is_loaded(service: Service) -> None:

@@ -11,12 +11,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.memory_house import ADA, BOB, EVE, PRIVATE, ROOT, House, opened
 
+from mnemo_memory.domain.access import Access
 from mnemo_memory.domain.associations import AssociationType, Link, LinkFilter, Strength
 from mnemo_memory.domain.changes import Update
+from mnemo_memory.domain.extensions import Extensions
 from mnemo_memory.domain.grants import NewGrant
-from mnemo_memory.domain.memories import Edit, New
+from mnemo_memory.domain.hot_cache import HotCache
+from mnemo_memory.domain.memories import Edit, Memories, New
 from mnemo_memory.domain.memory import Draft, Filter, Kind, Memory, OnDuplicate, Policy, Profile, Role, State
+from mnemo_memory.domain.novelty import Novelty
 from mnemo_memory.domain.recall import Inquiry
+from mnemo_memory.domain.uses import Uses
+from mnemo_memory.storage.postgres_associations import PostgresAssociations
+from mnemo_memory.storage.postgres_store import PostgresStore
 from mnemocore.errors import (
     EtagMismatchError,
     InvalidFieldError,
@@ -31,6 +38,7 @@ from mnemocore.ids import MemoryId, new_uuid
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from mnemo_memory.domain.ports import Written
     from mnemocore.calls import Identity
     from mnemocore.testing.postgres import TestPostgres
 
@@ -182,6 +190,38 @@ async def test_recall_shows_what_lies_in_the_part(house: House, profile: Profile
     assert [each.memory.id for each in answer.recalled] == [visible.id]
     if not known:
         assert all(where.tags == ("shared",) for where in house.index.filters)
+
+
+class LateStore(PostgresStore):
+    """Something happens right before a memory is superseded."""
+
+    act: Callable[[], Awaitable[object]]
+
+    async def supersede(self, *args: Any) -> Written:
+        await self.act()
+        return await super().supersede(*args)
+
+
+async def test_what_leaves_the_part_while_it_is_superseded_is_not(house: House) -> None:
+    visible, _ = await make_parted(house)
+    store = LateStore(house.database, house.vault)
+    await store.open()
+    store.act = lambda: house.memories.update(ADA, "notes", visible.id, Update({"tags": ("x",)}), EDIT)
+    late = Memories(
+        store,
+        Access(house.space_store, house.grant_store, house.clock),
+        house.media,
+        Novelty(house.index, store, Extensions(PostgresAssociations(house.database, house.vault)), house.clock),
+        Uses(store, house.clock),
+        HotCache(house.clock, lambda *_: None),
+        house.clock,
+        lambda: None,
+        lambda: None,
+    )
+    with pytest.raises(MemoryNotFoundError):
+        await late.supersede(EVE, "notes", visible.id, New(VISIBLE), EDIT)
+    _, now = await house.memories.get_one(ADA, "notes", visible.id)
+    assert (now.state, now.tags) == (State.ACTIVE, ("x",))
 
 
 UNSEEN: Final[dict[str, Callable[[House, MemoryId, Edit], Awaitable[Any]]]] = {

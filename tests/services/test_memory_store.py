@@ -17,6 +17,7 @@ from tests.memory_room import Room, migrated, opened
 from mnemo_memory.domain import changes
 from mnemo_memory.domain.memory import Change, Draft, Filter, Kind, Limits, OnDuplicate, Policy, Space, State
 from mnemo_memory.domain.ports import Author, Kept, ListPosition, Request
+from mnemo_memory.storage.drafts import LAST_ORDINAL
 from mnemocore.calls import Identity
 from mnemocore.errors import (
     AlreadySupersededError,
@@ -193,6 +194,14 @@ async def test_a_repeated_request_returns_the_first_outcome(room: Room, store: P
     assert (await room.spaces.get_space(ACME, "notes")).active == 2
 
 
+async def test_a_repeated_request_with_more_to_write_is_refused(store: PostgresStore, space: Space) -> None:
+    """Of a batch of which items are refused one by one, others may be refused the next time."""
+    request = a_request()
+    await store.create(space, [Draft("one")], ALICE, request, each=True)
+    with pytest.raises(RequestIdReusedError):
+        await store.create(space, [Draft("one"), Draft("two")], ALICE, request, each=True)
+
+
 async def test_a_request_id_serves_one_request_only(room: Room, store: PostgresStore, space: Space) -> None:
     request = a_request()
     await store.create(space, [Draft("one")], ALICE, request, each=False)
@@ -248,6 +257,12 @@ async def test_ordinals_follow_the_order_of_arrival(store: PostgresStore, space:
     await create(store, space, Draft("a", session="s"), Draft("b", session="s", ordinal=10))
     memories = await create(store, space, Draft("c", session="s"), Draft("d", session="t"), Draft("e"))
     assert [memory.ordinal for memory in memories] == [11, 0, None]
+
+
+async def test_no_ordinal_is_larger_than_one_that_may_be_given(store: PostgresStore, space: Space) -> None:
+    memories = await create(store, space, Draft("a", session="s", ordinal=LAST_ORDINAL), Draft("b", session="s"))
+    memories += await create(store, space, Draft("c", session="s"))
+    assert [memory.ordinal for memory in memories] == [LAST_ORDINAL] * 3
 
 
 async def test_archiving_counts_and_is_idempotent(room: Room, store: PostgresStore, space: Space) -> None:
@@ -339,6 +354,17 @@ async def test_filters_mean_what_they_say(store: PostgresStore, space: Space, wh
     expected = [draft.content for draft in reversed(drafts) if matches(draft, where)]
     listed = await store.list_memories(space, where, [State.ACTIVE], NEWEST, 100, NOW)
     assert [memory.content for memory in listed] == expected
+
+
+async def test_the_store_and_the_domain_agree_on_equal_metadata(store: PostgresStore, space: Space) -> None:
+    values = [1, 1.5, True, 0, False, "1", "", None, [1], [True], [1, 2], {"a": 1}, {"a": True}, {"a": 1, "b": None}]
+    await create(store, space, *[Draft(str(number), metadata={"v": value}) for number, value in enumerate(values)])
+    everything = await store.list_memories(space, Filter(), [State.ACTIVE], NEWEST, 100, NOW)
+    for number, value in enumerate(values):
+        where = Filter(metadata={"v": value})
+        listed = await store.list_memories(space, where, [State.ACTIVE], NEWEST, 100, NOW)
+        assert listed == [memory for memory in everything if where.matches(memory)]
+        assert [memory.content for memory in listed] == [str(number)]
 
 
 async def test_pages_are_not_disturbed_by_new_memories(store: PostgresStore, space: Space) -> None:

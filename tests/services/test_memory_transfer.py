@@ -517,6 +517,7 @@ BROKEN = [
     ("memory.importance", lambda record: setattr(record.memory, "importance", 1.5)),
     ("memory.actor", lambda record: setattr(record.memory, "actor", "a\0b")),
     ("memory.media", lambda record: record.memory.media.SetInParent()),
+    ("memory.access_count", lambda record: setattr(record.memory, "access_count", 2**63 - 1)),
     ("reliability", lambda record: setattr(record, "reliability_alpha", float("nan"))),
 ]
 
@@ -550,6 +551,43 @@ async def test_limits_hold(room: Room) -> None:
     with pytest.raises(StoreFullError):
         await room.transfer.write(ADA, "one", [NEW], OnConflict.SKIP)
     assert (await room.space("one")).revision == 0
+
+
+async def test_what_records_of_one_batch_take_adds_up(room: Room) -> None:
+    one, two = (a_memory("12", id=MemoryId(new_uuid(LATER))) for _ in range(2))
+    medium = MediaPart(Media(new_uuid(LATER), "image/png", len(PNG), hashlib.sha256(PNG).hexdigest()), 0, PNG)
+    most = 4 + len(PNG) + 10
+    await room.make_space("one", max_bytes=most)
+    assert await room.transfer.write(ADA, "one", [one, two], OnConflict.SKIP) == [Outcome.WRITTEN] * 2
+    large, larger = replace(one, content="x" * 20), replace(two, content="x" * (2 + most - 4))
+    batches: list[list[Record]] = [[large, medium], [medium, large], [large, larger]]
+    for records in batches:
+        with pytest.raises(QuotaExceededError):
+            await room.transfer.write(ADA, "one", records, OnConflict.OVERWRITE)
+        assert (await room.space("one")).revision == 2
+    smaller = replace(one, content="1")
+    assert await room.transfer.write(ADA, "one", [smaller, larger], OnConflict.OVERWRITE) == [Outcome.OVERWRITTEN] * 2
+    assert (await room.space("one")).bytes == most - 1
+
+
+async def test_a_memory_of_the_first_and_the_last_moment_comes_and_goes(room: Room) -> None:
+    await room.make_space("one")
+    await room.make_space("two")
+    first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+    times: dict[str, Any] = {
+        "occurred_at": last,
+        "created_at": first,
+        "updated_at": last,
+        "accessed_at": last,
+        "valid_from": first,
+    }
+    session = Session("s", "agent", {}, first, last)
+    assert await room.transfer.write(ADA, "one", [a_memory(**times), session], OnConflict.SKIP) == [Outcome.WRITTEN] * 2
+    records = await room.out("one")
+    assert [*await room.into("two", records)] == [Outcome.WRITTEN] * 2
+    found = (await room.store.get(await room.space("two"), [OLD.id], LATER))[OLD.id]
+    assert {name: getattr(found, name) for name in times} == times
+    assert len(await room.out("two", HISTORY)) == 2
 
 
 async def test_an_erased_space_ends_its_export(room: Room) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -54,6 +55,23 @@ async def test_queries(table: Database) -> None:
     assert await table.fetchrow("SELECT n FROM t WHERE n = 3") is None
     assert await table.fetchval("SELECT n FROM t WHERE n = 3") is None
     assert await table.fetchval("SELECT current_setting('timezone')") == "UTC"
+
+
+async def test_times_are_in_utc_also_the_first_and_the_last_moment(database: Database) -> None:
+    moments = [
+        datetime.min.replace(tzinfo=UTC),
+        datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
+        datetime(2026, 7, 1, 12, tzinfo=timezone(timedelta(hours=2))),
+        datetime.max.replace(tzinfo=UTC),
+    ]
+    assert [await database.fetchval("SELECT $1::timestamptz", moment) for moment in moments] == moments
+    assert await database.fetchval("SELECT $1::timestamptz[]", [*moments, None]) == [*moments, None]
+    ends = await database.fetchrow("SELECT '-infinity'::timestamptz AS first, 'infinity'::timestamptz AS last")
+    assert ends is not None
+    assert (ends["first"], ends["last"]) == (moments[0], moments[-1])
+    assert await database.fetchval("SELECT now()") - datetime.now(UTC) < timedelta(minutes=1)
+    with pytest.raises(asyncpg.DataError):
+        await database.fetchval("SELECT $1::timestamptz", datetime(2026, 1, 1))  # noqa: DTZ001  (it is what is refused)
 
 
 async def test_a_transaction_is_all_or_nothing(table: Database) -> None:

@@ -16,10 +16,12 @@ from mnemocore.hypervector import (
     bind,
     bundle,
     nearest,
+    nearest_by_sketch,
     permute,
     random_hypervector,
     random_hypervectors,
     similarity,
+    sketch,
 )
 
 
@@ -67,6 +69,44 @@ def test_permute_moves_bits_to_the_end() -> None:
     assert np.array_equal(np.unpackbits(permute(vector, 13)), np.roll(np.unpackbits(vector), 13))
 
 
+def test_ties_are_drawn_anew_for_other_rows_and_other_seeds() -> None:
+    table = random_hypervectors([f"v{number}" for number in range(400)])
+    pairs = np.stack([bundle(table[at : at + 2]) for at in range(0, 400, 2)])
+    unrelated = similarity(pairs[:-1], pairs[1:])
+    assert unrelated.mean() == pytest.approx(0.5, abs=0.002)
+    assert unrelated.std() == pytest.approx(0.0039, abs=0.001)
+    assert not np.array_equal(bundle(table[:2], tie_seed="other"), pairs[0])
+    assert bundle(table[:2])[:8].tobytes().hex() == "ce8cf5a8ac5f2f85"
+
+
+def test_sketches_find_what_the_whole_vectors_find() -> None:
+    draw = np.random.default_rng(11)
+    centres = np.repeat(draw.normal(size=(50, 256)), 40, axis=0)
+    dense = (centres + draw.normal(size=(2000, 256))).astype(np.float32)
+    table = SignProjection(256).project(dense)
+    found = 0
+    for row in range(0, 2000, 40):
+        expected, _ = nearest(table[row], table, 10)
+        rows, similarities = nearest_by_sketch(table[row], table, 10)
+        assert list(similarities) == sorted(similarities, reverse=True)
+        found += len(set(rows.tolist()) & set(expected.tolist()))
+    assert found >= 0.99 * 500
+
+
+def test_a_table_in_any_layout_is_compared_in_the_same_way() -> None:
+    table = random_hypervectors([f"v{number}" for number in range(100)])
+    query = table[7]
+    expected = similarity(query, table)
+    assert np.array_equal(similarity(query, np.asfortranarray(table)), expected)
+    assert np.array_equal(similarity(query, np.repeat(table, 2, axis=0)[::2]), expected)
+    assert np.array_equal(similarity(np.asfortranarray(table), np.asfortranarray(table)), np.ones(100))
+    many = np.tile(table, (25, 1))
+    assert np.array_equal(similarity(many, query[None, :]), np.tile(expected, 25))
+    assert np.array_equal(similarity(many, np.roll(many, 1, axis=0))[1:100], similarity(table[1:], table[:-1]))
+    assert similarity(query, table[:0]).shape == (0,)
+    assert nearest(query, table[:0], 3)[0].shape == (0,)
+
+
 @pytest.mark.parametrize(
     "wrong", [np.zeros(BYTES, np.int64), np.zeros(BYTES - 1, np.uint8), np.zeros((1, 1, BYTES), np.uint8)]
 )
@@ -80,6 +120,24 @@ def test_empty_and_uneven_arguments_are_refused() -> None:
         bundle(np.empty((0, BYTES), np.uint8))
     with pytest.raises(InvalidFieldError, match="weights"):
         bundle(random_hypervectors(["a"]), [1.0, 2.0])
+    with pytest.raises(InvalidFieldError, match="weights: has items that are not finite"):
+        bundle(random_hypervectors(["a", "b"]), [1.0, float("nan")])
+    with pytest.raises(InvalidFieldError, match="nothing but 0"):
+        bundle(random_hypervectors(["a"]), [0.0])
+    for operation in (bind, similarity):
+        with pytest.raises(InvalidFieldError, match="right: has 2 rows; allowed are 3"):
+            operation(random_hypervectors(["a", "b", "c"]), random_hypervectors(["a", "b"]))
+    with pytest.raises(InvalidFieldError, match="right: has type uint8"):
+        similarity(random_hypervector("a"), sketch(random_hypervector("a")))
+    for bits in (0, 100, DIMENSION + 64):
+        with pytest.raises(InvalidFieldError, match=f"bits: is {bits}"):
+            sketch(random_hypervector("a"), bits)
+    with pytest.raises(InvalidFieldError, match="candidates: is 2; allowed is at least 3"):
+        nearest_by_sketch(random_hypervector("a"), random_hypervectors(["a"]), 3, candidates=2)
+    with pytest.raises(InvalidFieldError, match="query"):
+        nearest(random_hypervectors(["a"]), random_hypervectors(["a"]), 1)
+    with pytest.raises(InvalidFieldError, match="table"):
+        nearest(random_hypervector("a"), random_hypervector("a"), 1)
     with pytest.raises(InvalidFieldError, match="count"):
         nearest(random_hypervector("a"), random_hypervectors(["a"]), 0)
 

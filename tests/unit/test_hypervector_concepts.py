@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 
 from mnemocore.errors import InvalidFieldError
-from mnemocore.hypervector import DIMENSION, Codebook, Concepts, bundle, random_hypervector
+from mnemocore.hypervector import (
+    DIMENSION,
+    Codebook,
+    Concepts,
+    Match,
+    bind,
+    bundle,
+    carried_over,
+    concept,
+    moved_along,
+    random_hypervector,
+    random_hypervectors,
+)
 
 
 def royalty() -> Concepts:
@@ -81,3 +93,57 @@ def test_unknown_concepts_and_empty_definitions_are_refused() -> None:
         concepts.analogy("king", "queen", "emperor")
     with pytest.raises(InvalidFieldError, match="attributes"):
         concepts.define("nothing", {})
+    with pytest.raises(InvalidFieldError, match="fillers: has a row that equals its role"):
+        concept(random_hypervectors(["a", "b"]), random_hypervectors(["c", "b"]))
+
+
+def test_concepts_may_have_an_even_number_of_attributes() -> None:
+    concepts = Concepts()
+    for name, gender, status in (
+        ("king", "male", "royal"),
+        ("queen", "female", "royal"),
+        ("man", "male", "common"),
+        ("woman", "female", "common"),
+    ):
+        concepts.define(name, {"gender": gender, "status": status})
+    assert concepts.analogy("king", "queen", "man").name == "woman"
+    assert concepts.filler("queen", "gender").name == "female"
+
+
+def test_a_filler_may_be_a_vector_of_its_own() -> None:
+    concepts = Concepts()
+    teal = random_hypervector("teal")
+    concepts.name_filler("teal", teal)
+    cup = concepts.define("cup", {"colour": "teal"})
+    assert np.array_equal(bind(cup, random_hypervector("role colour")), teal)
+    assert concepts.filler("cup", "colour").name == "teal"
+
+
+def test_the_dollar_of_mexico() -> None:
+    roles = random_hypervectors(["country", "capital", "currency"])
+    states, mexico = ["United States", "Washington", "dollar"], ["Mexico", "Mexico City", "peso"]
+    fillers = Codebook()
+    for name in (*states, *mexico):
+        fillers.symbol(name)
+    first = concept(roles, np.stack([fillers[name] for name in states]))
+    second = concept(roles, np.stack([fillers[name] for name in mexico]))
+    for one, other in zip(states, mexico, strict=True):
+        assert fillers.clean_up(carried_over(first, second, fillers[one])).name == other
+
+
+def test_moving_along_a_difference_is_a_majority() -> None:
+    king, queen, man = random_hypervectors(["king", "queen", "man"])
+    votes = np.unpackbits(np.stack([~king, queen, man]), axis=1).sum(axis=0)
+    assert np.array_equal(np.unpackbits(moved_along(king, queen, man)), votes >= 2)
+
+
+def test_the_nearest_entries_come_in_order() -> None:
+    codebook = Codebook()
+    for name in ("a", "b", "c"):
+        codebook.symbol(name)
+    mixed = bundle(codebook.table, [3.0, 2.0, 2.0])
+    assert codebook.nearest(mixed, 2)[0].name == "a"
+    assert codebook.nearest(codebook["b"], 1) == [Match("b", 1.0)]
+    assert [match.name for match in codebook.nearest(mixed, 5, exclude=["a", "z"])] in (["b", "c"], ["c", "b"])
+    with pytest.raises(InvalidFieldError, match="vector: has shape"):
+        codebook.add("d", codebook.table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from dataclasses import replace
@@ -31,6 +32,7 @@ from mnemocore.errors import InvalidFieldError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from numpy.typing import NDArray
 
@@ -76,7 +78,78 @@ def test_contributions_sum_to_a_relevance_between_0_and_1() -> None:
         assert 0 <= hit.relevance <= 1
         assert sum(part.contribution for part in hit.components) == pytest.approx(hit.relevance, abs=1e-9)
         assert all(part.weight * part.value == pytest.approx(part.contribution, abs=1e-9) for part in hit.components)
-    assert set(parts(hits[0])) == {"semantic", "lexical", "speaker", "neighbours"}
+    assert set(parts(hits[0])) == {"semantic", "lexical", "speaker", "neighbours", "answer"}
+
+
+@pytest.mark.parametrize("now", [None, START + timedelta(days=60)])
+def test_contributions_sum_to_the_relevance_also_of_a_question_that_names_days(now: datetime | None) -> None:
+    index = space()
+    turns = ["Where to in January?", "To Oslo [a photo of a fjord]", "And the day after? [a map]", "Home by train"]
+    index.apply([created(n, document(n, text, session="s", ordinal=n)) for n, text in enumerate(turns, 1)])
+    hits = index.search("Where did they go in January 2024, by train?", 10, Filter(now=now))
+    assert {name for hit in hits for name in parts(hit)} == {"semantic", "lexical", "neighbours", "answer", "date"}
+    for hit in hits:
+        assert math.fsum(part.contribution for part in hit.components) == pytest.approx(hit.relevance, abs=1e-9)
+        assert all(part.weight * part.value == pytest.approx(part.contribution, abs=1e-9) for part in hit.components)
+
+
+def happened(*days: int) -> SpaceIndex:
+    """Memories with one text, each so many days after the start of 2024."""
+    index = space()
+    index.apply(
+        [
+            created(n, replace(document(n, "We had tea"), occurred_at=START + timedelta(days=day)))
+            for n, day in enumerate(days, 1)
+        ]
+    )
+    return index
+
+
+@pytest.mark.parametrize(
+    ("query", "order"),
+    [
+        ("What did we have on 2 February 2024?", [2, 3]),
+        ("What did we have on 3 February 2024?", [3, 2]),
+        ("What did we have in March?", [5, 4]),
+        ("What did we have a week after 25 January 2024?", [2]),
+        ("What did we have last month?", [3, 2]),
+        ("What did we have yesterday?", [5]),
+        ("What did we have?", [5, 4, 3, 2, 1]),
+    ],
+)
+def test_what_happened_when_the_question_says_comes_first(query: str, order: list[int]) -> None:
+    index = happened(0, 32, 33, 65, 75)
+    for either in (index, restored(index.state())):
+        hits = either.search(query, 10, Filter(now=START + timedelta(days=76)))
+        assert [int(hit.memory_id[-12:], 16) for hit in hits][: len(order)] == order
+
+
+def test_without_a_now_the_latest_memory_is_today() -> None:
+    hits = happened(0, 10, 11).search("What did we have yesterday?", 1)
+    assert [hit.memory_id for hit in hits] == [memory_id(2)]
+
+
+def test_days_that_all_memories_are_of_say_little() -> None:
+    few, many_days = happened(*[1] * 100, 40), happened(*range(0, 1000, 10), 40)
+    common = parts(few.search("tea on 2 January 2024", 1)[0])["date"]
+    rare = parts(many_days.search("tea on 10 February 2024", 1)[0])["date"]
+    assert rare > 4 * common > 0
+
+
+def test_what_follows_a_question_is_its_answer() -> None:
+    index = space()
+    talk = ["Fine.", "Where is the telescope?", "In the shed", "Which telescope", "In the attic"]
+    index.apply([created(n, document(n, text, session=f"s{n > 3}", ordinal=n)) for n, text in enumerate(talk, 1)])
+    hits = {hit.memory_id: parts(hit) for hit in index.search("telescope", 10)}
+    assert [n for n in range(1, 6) if "answer" in hits[memory_id(n)]] == [3]
+
+
+def test_a_question_counts_a_little_less_than_a_statement() -> None:
+    index = filled("My telescope is blue!", "My telescope is blue?", "My telescope is blue? [a photo]")
+    first, *others = index.search("telescope blue", 3)
+    assert first.memory_id == memory_id(1)
+    assert [hit.memory_id for hit in others] == [memory_id(2), memory_id(3)]
+    assert 0.9 < others[0].relevance / first.relevance < 1
 
 
 def test_an_unrelated_question_gets_little_relevance() -> None:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from mnemo_index.domain.words import LONGEST_TERM, Stems, guard, words
+from mnemo_index.domain.words import LONGEST_TERM, Stems, asks, guard, words
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,22 @@ def test_stems_are_shared_by_threads() -> None:
     for thread in threads:
         thread.join()
     assert all(result == Stems().terms(found) for result in results)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("How are you?", True),
+        ("How are you?! \U0001f600 ", True),
+        ('She said "why?"', True),
+        ("What is it? [a photo of a dog]", True),
+        ("\u4f60\u597d\u5417\uff1f", True),
+        ("How are you? I am fine.", False),
+        ("Fine.", False),
+        ("Fine [is it?]", False),
+        ("", False),
+        ("?" + "[" * 1000, True),
+    ],
+)
+def test_whether_a_text_ends_with_a_question(text: str, expected: bool) -> None:
+    assert asks(text) == expected

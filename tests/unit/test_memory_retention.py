@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from mnemo_memory.domain import retention
 from mnemo_memory.domain.memory import Kind, Memory, State
-from mnemo_memory.domain.retention import Candidacy, Schedule, Verdict
+from mnemo_memory.domain.retention import Candidacy, Retained, Schedule, Verdict
 from mnemocore.ids import MemoryId
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -71,6 +72,18 @@ def test_candidates(retained: float, expected: Candidacy) -> None:
     assert retention.candidacy(retained, 0.94, protected=False) is expected
     assert retention.candidacy(retained, 0.95, protected=False) is Candidacy.KEEP
     assert retention.candidacy(retained, 0.1, protected=True) is Candidacy.KEEP
+
+
+def test_what_is_retained_of_a_memory() -> None:
+    stable = retention.stability(0.5, 1)
+    assert retention.retained(MEMORY, 0) == Retained(1.0, Candidacy.KEEP)
+    assert retention.retained(MEMORY, stable).retention == pytest.approx(math.exp(-1))
+    assert retention.retained(MEMORY, stable).candidacy is Candidacy.REVIEW
+    assert retention.retained(MEMORY, 3 * stable).candidacy is Candidacy.FORGET
+    assert retention.retained(replace(MEMORY, protected=True), 3 * stable).candidacy is Candidacy.KEEP
+    assert retention.retained(replace(MEMORY, accesses=9), stable).retention > math.exp(-1)
+    later = NOW + timedelta(days=1)
+    assert [retention.last_used(each) for each in (MEMORY, replace(MEMORY, accessed_at=later))] == [NOW, later]
 
 
 def test_reliability_and_its_upper_bound() -> None:

@@ -28,19 +28,27 @@ FROZEN = {
 FROZEN_HYPERVECTOR = {
     "BYTES",
     "DIMENSION",
+    "PROJECTION_VERSION",
+    "SKETCH_BITS",
     "Cleaned",
     "Codebook",
     "Concepts",
     "Hypervector",
     "Hypervectors",
+    "Match",
     "SignProjection",
     "bind",
     "bundle",
+    "carried_over",
+    "concept",
+    "moved_along",
     "nearest",
+    "nearest_by_sketch",
     "permute",
     "random_hypervector",
     "random_hypervectors",
     "similarity",
+    "sketch",
 }
 
 

@@ -10,10 +10,19 @@ from mnemocore.client.credentials import (
     NoCredentials,
     as_identity,
 )
-from mnemocore.client.dial import TlsFiles, open_channel
+from mnemocore.client.dial import TlsFiles, open_channel, open_shared_channel
+from mnemocore.client.hypervectors import (
+    CodebookAnswer,
+    CodebookMatch,
+    Concept,
+    Hypervector,
+    Hypervectors,
+    Symbol,
+)
 from mnemocore.client.media import Media
 from mnemocore.client.sessions import Session
 from mnemocore.client.space import Space
+from mnemocore.client.transfer import ExportPart, Imported, OnConflict
 from mnemocore.client.values import (
     UNCHANGED,
     ApiKey,
@@ -59,6 +68,7 @@ from mnemocore.client.values import (
     Remembered,
     RememberedMany,
     RetentionPolicy,
+    RetentionState,
     Revision,
     ScorePart,
     SessionInfo,
@@ -85,6 +95,9 @@ __all__ = [
     "Capabilities",
     "ChangeType",
     "Checkpoint",
+    "CodebookAnswer",
+    "CodebookMatch",
+    "Concept",
     "Connection",
     "ConsolidationReport",
     "Credentials",
@@ -95,9 +108,13 @@ __all__ = [
     "DuplicateGroup",
     "ErasureReceipt",
     "Event",
+    "ExportPart",
     "FoundMany",
     "Grant",
     "GrantRole",
+    "Hypervector",
+    "Hypervectors",
+    "Imported",
     "InternalCredentials",
     "ItemError",
     "Job",
@@ -116,6 +133,7 @@ __all__ = [
     "NoCredentials",
     "NoveltyDecision",
     "NoveltyGate",
+    "OnConflict",
     "OnDuplicate",
     "Origin",
     "Provenance",
@@ -127,6 +145,7 @@ __all__ = [
     "RememberedMany",
     "ResilientChannel",
     "RetentionPolicy",
+    "RetentionState",
     "Revision",
     "ScorePart",
     "Session",
@@ -137,6 +156,7 @@ __all__ = [
     "SpaceLimits",
     "SpacePolicy",
     "SpaceStats",
+    "Symbol",
     "Tier",
     "TlsFiles",
     "Unchanged",
@@ -145,4 +165,5 @@ __all__ = [
     "as_identity",
     "connect",
     "open_channel",
+    "open_shared_channel",
 ]

@@ -12,6 +12,8 @@ from mnemocore.client.administration import policy_to_wire, receipt_from_wire, s
 from mnemocore.client.channel import ResilientChannel
 from mnemocore.client.credentials import ApiKeyCredentials, Credentials, NoCredentials
 from mnemocore.client.dial import TlsFiles, open_channel
+from mnemocore.client.encoders import Encoders
+from mnemocore.client.hypervectors import Hypervectors
 from mnemocore.client.services import Services
 from mnemocore.client.sharing import grant_from_wire
 from mnemocore.client.space import Space
@@ -122,6 +124,16 @@ class Connection:
     def stub(self, cls: Callable[[grpc.aio.Channel], S]) -> S:
         """A generated stub on this connection, for what has no method here."""
         return cls(self.channel)
+
+    @property
+    def encoders(self) -> Encoders:
+        """The models behind the vectors, for operators."""
+        return Encoders(self._open_services)
+
+    @property
+    def hypervectors(self) -> Hypervectors:
+        """Computing with meanings: bind, bundle, compare, concepts, analogies."""
+        return Hypervectors(self._open_services)
 
     def space(self, id: str) -> Space:
         """A handle on a space; nothing is sent."""

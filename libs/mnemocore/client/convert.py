@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -18,7 +19,7 @@ from mnemocore.client.media import Media, media_from_wire
 from mnemocore.cognitive.v1 import resources_pb2 as cognitive_pb2
 from mnemocore.common.v1 import resources_pb2 as common_pb2
 from mnemocore.errors import InvalidFieldError, Violation
-from mnemocore.memory.v1 import association_service_pb2
+from mnemocore.memory.v1 import association_service_pb2, memory_service_pb2
 from mnemocore.memory.v1 import resources_pb2 as memory_pb2
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from mnemocore.events.v1 import resources_pb2 as events_pb2
     from mnemocore.gateway.v1 import gateway_service_pb2
-    from mnemocore.memory.v1 import memory_service_pb2
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -45,6 +45,7 @@ WIRE_ENUMS: Final[dict[type[StrEnum], Any]] = {
     values.RecallProfile: memory_pb2.RecallProfile,
     values.Modality: memory_pb2.Modality,
     values.Tier: memory_pb2.Tier,
+    values.RetentionState: memory_service_pb2.RetentionState,
     values.OnDuplicate: memory_pb2.OnDuplicate,
     values.NoveltyGate: memory_pb2.NoveltyGate,
     values.NoveltyDecision: memory_pb2.NoveltyDecision,
@@ -318,6 +319,15 @@ def memory_from_wire(message: memory_pb2.Memory) -> values.Memory:
         reliability=message.reliability,
         tier=enum_from_wire(values.Tier, message.tier),
     )
+
+
+def read_memory_from_wire(message: memory_service_pb2.GetMemoryResponse) -> values.Memory:
+    """The stored memory and how much of it is retained, if that was told."""
+    memory = memory_from_wire(message.memory)
+    if not message.HasField("retention"):
+        return memory
+    state = enum_from_wire(values.RetentionState, message.retention_state)
+    return replace(memory, retention=message.retention, retention_state=state)
 
 
 def _optional(message: Message, field: str) -> Any:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 import grpc
 
+from mnemocore import rendezvous
 from mnemocore.client.breaker import DEFAULT_RULE, BreakerRule
 from mnemocore.client.channel import ResilientChannel
+from mnemocore.client.shared_channel import SharedChannel
 from mnemocore.errors import InvalidFieldError, Violation
 
 if TYPE_CHECKING:
@@ -61,6 +63,25 @@ def open_channel(
     else:
         inner = grpc.aio.secure_channel(address, _tls_credentials(TlsFiles() if tls is True else tls), options=_OPTIONS)
     return ResilientChannel(inner, target, credentials=credentials, clock=clock, breaker_rule=breaker_rule)
+
+
+def open_shared_channel(
+    targets: str,
+    credentials: Credentials | None = None,
+    *,
+    clock: Clock | None = None,
+    breaker_rule: BreakerRule = DEFAULT_RULE,
+) -> ResilientChannel | SharedChannel:
+    """A channel to one target, or to several, separated by commas, which share the spaces between them.
+
+    The names of replicas are their targets. Raises InvalidFieldError as `open_channel` does.
+    """
+    replicas = rendezvous.names(targets)
+    if len(replicas) < 2:
+        return open_channel(targets, credentials, clock=clock, breaker_rule=breaker_rule)
+    return SharedChannel(
+        {name: open_channel(name, credentials, clock=clock, breaker_rule=breaker_rule) for name in replicas}
+    )
 
 
 def _address(target: str) -> str:

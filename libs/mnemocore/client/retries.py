@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception
 
-from mnemocore.errors import CircuitOpenError, UnavailableError
+from mnemocore.errors import CircuitOpenError, UnavailableError, WrongReplicaError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -55,8 +55,11 @@ class RetryBudget:
 
 
 def worth_retrying(error: BaseException) -> bool:
-    """Whether the same call may succeed a moment later. An open circuit is left alone: waiting is up to the caller."""
-    return isinstance(error, UnavailableError) and not isinstance(error, CircuitOpenError)
+    """Whether the same call may succeed a moment later.
+
+    An open circuit is left alone: waiting is up to the caller. So is who does not hold a space: it goes on not to.
+    """
+    return isinstance(error, UnavailableError) and not isinstance(error, (CircuitOpenError, WrongReplicaError))
 
 
 def pause_after(failure: BaseException | None, attempts: int) -> float:

@@ -11,6 +11,8 @@ from mnemocore.errors import SpaceExistsError, SpaceNotFoundError
 from mnemocore.events.v1.event_service_pb2_grpc import EventServiceStub
 from mnemocore.gateway.v1.gateway_service_pb2_grpc import GatewayServiceStub
 from mnemocore.ids import new_uuid
+from mnemocore.index.v1.encoder_service_pb2_grpc import EncoderServiceStub
+from mnemocore.index.v1.hypervector_service_pb2_grpc import HypervectorServiceStub
 from mnemocore.memory.v1 import space_service_pb2
 from mnemocore.memory.v1.association_service_pb2_grpc import AssociationServiceStub
 from mnemocore.memory.v1.grant_service_pb2_grpc import GrantServiceStub
@@ -65,6 +67,8 @@ class Services:
         self.grants = GrantServiceStub(channel)
         self.sessions = SessionServiceStub(channel)
         self.working_memory = WorkingMemoryServiceStub(channel)
+        self.encoders = EncoderServiceStub(channel)
+        self.hypervectors = HypervectorServiceStub(channel)
         self.cognition = CognitionServiceStub(channel)
         self.events = EventServiceStub(channel)
         self.gateway = GatewayServiceStub(channel)

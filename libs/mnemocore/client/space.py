@@ -168,8 +168,7 @@ class Space(Linking, Sharing, Administration):
         )
         if as_of is not None:
             convert.time_to_wire(as_of, request.as_of, "as_of")
-        response = await self._services.call(self._services.memory.GetMemory, request)
-        return convert.memory_from_wire(response.memory)
+        return convert.read_memory_from_wire(await self._services.call(self._services.memory.GetMemory, request))
 
     async def get_many(self, ids: Iterable[str]) -> values.FoundMany:
         """Up to 1,000 memories in the order of `ids`, and the ids that name none."""

@@ -78,6 +78,15 @@ class Tier(StrEnum):
     COLD = "cold"
 
 
+class RetentionState(StrEnum):
+    """What is to be done about a memory as it is forgotten."""
+
+    UNKNOWN = "unknown"
+    KEEP = "keep"
+    REVIEW = "review"
+    FORGET = "forget"
+
+
 class OnDuplicate(StrEnum):
     """What to do with a memory whose kind, actor, content and media are those of an active one."""
 
@@ -259,7 +268,8 @@ class Memory:
 
     `supersedes` and `superseded_by` are ids of memories of the same space, empty if there is none. `strength` says how
     firmly it is held, `reliability` how often it proved right when it was used (0.5 without feedback), both from 0 to
-    1. `access_count` is how often it was recalled, read for use or reinforced; 1 when it is new.
+    1. `access_count` is how often it was recalled, read for use or reinforced; 1 when it is new. `retention`, 0 to 1,
+    fades with the days of use since it was last used; it and `retention_state` come with a memory that is read alone.
     """
 
     id: str
@@ -293,6 +303,8 @@ class Memory:
     last_accessed_at: datetime | None = field(compare=False)
     reliability: float
     tier: Tier
+    retention: float | None = field(default=None, compare=False)
+    retention_state: RetentionState | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:

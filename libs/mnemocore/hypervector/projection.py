@@ -24,11 +24,15 @@ VERSION: Final = 1
 
 _ROUNDS: Final = 2
 _LEAST_WIDTH: Final = 256  # in narrower blocks the sums of few numbers are often exactly 0
-_NUMBERS_AT_ONCE: Final = 1 << 18
+_NUMBERS_AT_ONCE: Final = 1 << 14  # in the cache, and too few for BLAS to share them among threads, which costs more
 
 
 class SignProjection:
-    """Projects vectors of `dimension` numbers (1 to 16,384) to bits. The same seed gives the same bits for ever."""
+    """Projects vectors of `dimension` finite numbers (1 to 16,384) to bits. Safe for use by many threads.
+
+    The same seed gives the same bits for ever, but for a bit whose sum is 0 within the rounding of float32: the order
+    in which a machine adds decides it.
+    """
 
     def __init__(self, dimension: int, seed: str = "mnemocore") -> None:
         if not 1 <= dimension <= DIMENSION:

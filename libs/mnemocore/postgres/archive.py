@@ -182,7 +182,7 @@ class ArchiveWriter:
                 raise StoreFullError(f"no backup was made: the disk of {self._path.parent} is full") from error
             text = f"no backup was made: {self._path.parent}: {error.strerror}"
             raise StoreUnavailableError(text) from error
-        except BaseException:
+        except BaseException:  # also a cancellation leaves no half archive behind
             self.abort()
             raise
 
@@ -205,7 +205,7 @@ class ArchiveReader:
             size = os.fstat(self._file.fileno()).st_size
             self._input = _HashedInput(self._file, preamble, size - _DIGEST, path)
             self._body: _Source = self._input if cipher is None else _Opening(self._input, cipher, preamble, path)
-        except BaseException:
+        except BaseException:  # whatever it is, nobody else has the file to close it
             self._file.close()
             raise
         self._reading: _SectionSource | None = None

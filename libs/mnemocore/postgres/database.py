@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import asyncpg
@@ -31,6 +32,10 @@ _RELEASE_LIMIT: Final = 1.0
 _CLOSE_LIMIT: Final = 5.0
 _READY_LIMIT: Final = 1.0
 _ATTEMPTS: Final = 5
+_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_FIRST: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+_LAST: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 
 
 class Database:
@@ -42,7 +47,7 @@ class Database:
 
     Methods raise StoreUnavailableError when the database does not answer, StoreFullError when its disk is full, and
     DeadlineExceededError; a broken constraint is raised as the driver's own error, for the storage room that knows it.
-    Columns of type json and jsonb are text. Times are timezone-aware, UTC.
+    Columns of type json and jsonb are text. Times are timezone-aware, UTC, the first and the last moment too.
     """
 
     def __init__(self, pool: asyncpg.Pool, url: str, application_name: str) -> None:
@@ -67,6 +72,7 @@ class Database:
                     max_size=max_size,
                     timeout=_CONNECT_LIMIT,
                     server_settings={"application_name": application_name, "timezone": "UTC", "jit": "off"},
+                    init=_speak_utc,
                     reset=_keep_session,
                 )
             except (asyncpg.exceptions.ClientConfigurationError, ValueError) as error:
@@ -98,7 +104,7 @@ class Database:
             await transaction.start()
             try:
                 yield connection
-            except BaseException as error:
+            except BaseException as error:  # whatever it is, nothing of the transaction may stay
                 if not isinstance(error, asyncio.CancelledError) and _is_open(connection):
                     await transaction.rollback()
                 raise
@@ -214,6 +220,21 @@ def _is_open(connection: Connection) -> bool:
         return not connection.is_closed()
     except asyncpg.InterfaceError:  # the pool has taken back a connection that broke
         return False
+
+
+async def _speak_utc(connection: Connection) -> None:
+    """The driver by itself gives the first and the last moment, which it stores as infinities, without a time zone."""
+    await connection.set_type_codec(
+        "timestamptz", schema="pg_catalog", encoder=_microseconds, decoder=_moment, format="tuple"
+    )
+
+
+def _microseconds(moment: datetime) -> tuple[int]:
+    return ((moment - _EPOCH) // _MICROSECOND,)
+
+
+def _moment(microseconds: tuple[int]) -> datetime:
+    return _EPOCH + timedelta(microseconds=min(max(microseconds[0], _FIRST), _LAST))
 
 
 async def _keep_session(connection: Connection) -> None:

@@ -504,7 +504,7 @@ async def _writing(path: Path, created_at: datetime, passphrase: bytes | None) -
     try:
         writer = await asyncio.shield(opening)
         yield _Writer(writer, thread)
-    except BaseException:
+    except BaseException:  # also a cancellation leaves no half archive behind
         await asyncio.wait([opening])
         if opening.exception() is None:
             await thread.run(opening.result().abort)

@@ -115,8 +115,10 @@ def _periods(memory: Memory) -> dict[str, str]:
 
 def _use(memory: Memory) -> dict[str, str]:
     last = f", last {moment(memory.last_accessed_at)}" if memory.last_accessed_at else ""
+    retention = "" if memory.retention is None else f"{memory.retention:.3f} ({memory.retention_state})"
     return {
         "strength": f"{memory.strength:.3f}",
+        "retention": retention,
         "reliability": f"{memory.reliability:.3f}",
         "uses": f"{memory.access_count}{last}",
         "tier": memory.tier,

@@ -93,6 +93,9 @@ class _Export:
         if note["options"] != [self._space, self._options]:
             raise Failure(f"{self._note}: belongs to an export with other options")
         self._position, self._records, self._bytes = note["position"], note["records"], note["bytes"]
+        there = self._part.stat().st_size if self._part.exists() else 0
+        if there < self._bytes:
+            raise Failure(f"{self._part}: {there} of {self._bytes} bytes are there; leave --resume out")
 
     async def send(
         self, mnemo: Connection, write: Callable[[Any], None], progress: Callable[[int, int], None]

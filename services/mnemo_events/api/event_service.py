@@ -64,7 +64,9 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
         """Stream the log."""
         start = await _start_of(request_iterator)
         where = wire.to_filter(start.filter)
-        with self._subscriptions.open(start.after_position, where, start.credit) as subscription:
+        with self._subscriptions.open(
+            start.after_position, where, start.credit, head_at_once=start.head_at_once
+        ) as subscription:
             credit = asyncio.create_task(_take_credit(request_iterator, subscription))
             try:
                 async with aclosing(subscription.pages()) as pages:

@@ -28,7 +28,9 @@ MAX_CREDIT: Final = 1_000_000
 class Subscription:
     """One reader of the log. It holds one page at a time, whatever the reader's credit."""
 
-    def __init__(self, log: EventLog, clock: Clock, after: int, where: Filter, credit: int) -> None:
+    def __init__(
+        self, log: EventLog, clock: Clock, after: int, where: Filter, credit: int, *, head_at_once: bool = False
+    ) -> None:
         self.changed = asyncio.Event()
         """Set when there may be something to send."""
         self._log = log
@@ -37,6 +39,7 @@ class Subscription:
         self._where = where
         self._credit = credit
         self._credit_ended = False
+        self._head_at_once = head_at_once
         self._error: MnemoError | None = None
 
     def give_credit(self, events: int) -> None:
@@ -55,12 +58,12 @@ class Subscription:
         self.changed.set()
 
     async def pages(self) -> AsyncGenerator[Page]:
-        """Pages of at least one event, and an empty one whenever there was none to send for 15 s.
+        """Pages of at least one event, and an empty one whenever there was none to send for 15 s, or at once if asked.
 
         Raises InvalidFieldError if the position lies beyond the head, and the error given to `fail`.
         """
         await self._check_position()
-        sent_at = self._clock.monotonic()
+        sent_at = self._clock.monotonic() - (HEARTBEAT_SECONDS if self._head_at_once else 0.0)
         while not (self._credit_ended and self._credit == 0):
             self.changed.clear()
             page = await self._next_page()
@@ -109,11 +112,14 @@ class Subscriptions:
         self._draining = False
 
     @contextmanager
-    def open(self, after: int, where: Filter, credit: int) -> Iterator[Subscription]:
-        """A subscription that learns of arrivals inside the block. Raises ShuttingDownError while draining."""
+    def open(self, after: int, where: Filter, credit: int, *, head_at_once: bool = False) -> Iterator[Subscription]:
+        """A subscription that learns of arrivals inside the block. Raises ShuttingDownError while draining.
+
+        With `head_at_once` the first page does not wait for an event.
+        """
         if self._draining:
             raise ShuttingDownError
-        subscription = Subscription(self._log, self._clock, after, where, credit)
+        subscription = Subscription(self._log, self._clock, after, where, credit, head_at_once=head_at_once)
         self._open.add(subscription)
         try:
             with self._arrivals.watch(subscription.changed):

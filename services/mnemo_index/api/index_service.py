@@ -8,24 +8,36 @@ from typing import TYPE_CHECKING, Any
 
 from mnemo_index import wire
 from mnemo_index.domain.documents import Filter
+from mnemo_index.domain.fingerprint import Fingerprint
+from mnemo_index.domain.space_index import SpaceIndex
+from mnemocore.common.v1 import resources_pb2 as common_pb2
 from mnemocore.ids import SpaceUid
 from mnemocore.index.v1 import index_service_pb2 as pb
 from mnemocore.index.v1 import index_service_pb2_grpc
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     import grpc
 
-    from mnemo_index.domain.encoder import Encoder
+    from mnemo_index.domain.backlog import Backlog
+    from mnemo_index.domain.engine import SpaceEngine
+    from mnemo_index.domain.models import Encoders
     from mnemo_index.domain.projection import Projection
+    from mnemo_index.domain.search import Hit
     from mnemocore.clock import Clock
 
 
 class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
     """Converts, calls the domain, converts back."""
 
-    def __init__(self, projection: Projection, encoder: Encoder, clock: Clock) -> None:
+    def __init__(
+        self, projection: Projection, encoders: Encoders, backlog: Backlog, questions: Executor, clock: Clock
+    ) -> None:
         self._projection = projection
-        self._encoder = encoder
+        self._encoders = encoders
+        self._backlog = backlog
+        self._questions = questions
         self._clock = clock
 
     async def Search(self, request: pb.SearchRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.SearchResponse:
@@ -37,7 +49,7 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
         applied = held.applied_revision
         wanted = wire.to_filter(request.filter, wire.to_moment(request, self._clock.now()), request.states)
         index = await self._projection.opened(held, wire.to_keys(request.keys))
-        hits = await self._projection.run(partial(index.search, request.query, request.limit, wanted))
+        hits, by_words_only = await self._searched(index, request.query, request.limit, wanted)
         return pb.SearchResponse(
             hits=[
                 pb.SearchHit(
@@ -48,7 +60,15 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
                 for hit in hits
             ],
             applied_revision=applied,
+            degraded=[common_pb2.DEGRADED_PART_ENCODER] if by_words_only else [],
         )
+
+    async def _searched(self, index: SpaceEngine, query: str, limit: int, wanted: Filter) -> tuple[list[Hit], bool]:
+        """The hits, and whether only words were searched. A slow encoder keeps no other search waiting."""
+        if not (isinstance(index, SpaceIndex) and index.deferred):
+            return await self._projection.run(partial(index.search, query, limit, wanted)), False
+        asked = await self._projection.run(partial(index.ask, query), self._questions)
+        return await self._projection.run(partial(index.answer, asked, limit, wanted)), asked.by_words_only
 
     async def FindSimilar(
         self, request: pb.FindSimilarRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -59,9 +79,12 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
         applied = held.applied_revision
         wanted = wire.to_filter(request.filter, wire.to_moment(request, self._clock.now()))
         index = await self._projection.opened(held, wire.to_keys(request.keys))
-        found = await self._projection.run(
-            partial(index.similar, request.text, request.limit, request.min_similarity, wanted)
-        )
+        work = partial(index.similar, request.text, request.limit, request.min_similarity, wanted)
+        if isinstance(index, SpaceIndex) and index.deferred:
+            await self._backlog.soon_encoded(index)
+            found = await self._projection.run(work, self._questions)
+        else:
+            found = await self._projection.run(work)
         return pb.FindSimilarResponse(
             memories=[pb.SimilarMemory(memory_id=each.memory_id, similarity=each.similarity) for each in found],
             applied_revision=applied,
@@ -93,27 +116,42 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
     async def EncodeTexts(
         self, request: pb.EncodeTextsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.EncodeTextsResponse:
-        vectors = await self._projection.run(partial(self._encoder.encode, list(request.texts)))
+        encoder = self._encoders.chosen
+        executor = self._questions if self._encoders.remote(encoder.model) else None
+        vectors = await self._projection.run(partial(encoder.encode, list(request.texts)), executor)
         return pb.EncodeTextsResponse(
             vectors=[vector.astype("<f4").tobytes() for vector in vectors],
-            dimension=self._encoder.dimension,
-            model=self._encoder.model,
+            dimension=encoder.dimension,
+            model=encoder.model,
+        )
+
+    async def CompareSpace(
+        self, request: pb.CompareSpaceRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.CompareSpaceResponse:
+        wanted = Fingerprint(request.revision, request.memories, request.checksum)
+        found = await self._projection.compare(SpaceUid(request.space_uid), wanted, request.base_revision)
+        return pb.CompareSpaceResponse(
+            revision=found.applied_revision,
+            memories=found.memories,
+            checksum=found.checksum,
+            at_head=self._projection.applied_position >= self._projection.head_position,
         )
 
     async def GetIndexStatus(
         self, request: pb.GetIndexStatusRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetIndexStatusResponse:
         projection = self._projection
-        one = projection.held(SpaceUid(request.space_uid)) if request.space_uid else None
-        spaces = ([one] if one else []) if request.space_uid else projection.all_held()
+        one = projection.status(SpaceUid(request.space_uid)) if request.space_uid else None
+        spaces = ([one] if one else []) if request.space_uid else projection.all_status()
         response = pb.GetIndexStatusResponse(
             applied_position=projection.applied_position,
             persisted_position=projection.persisted_position,
             head_position=projection.head_position,
-            memories=sum(held.size for held in spaces),
-            memory_bytes=sum(held.memory_bytes for held in spaces),
+            memories=sum(space.size for space in spaces),
+            memory_bytes=sum(space.memory_bytes for space in spaces),
             applied_revision=one.applied_revision if one else 0,
-            model=projection.model,
+            model=self._encoders.chosen.model,
+            waiting_memories=sum(status.waiting for status in spaces),
         )
         response.lag.FromTimedelta(timedelta(seconds=projection.lag_seconds))
         return response

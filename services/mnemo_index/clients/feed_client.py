@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mnemo_index import wire
-from mnemo_index.domain.ports import FeedBatch
-from mnemocore.errors import PeerUnavailableError
+from mnemo_index.domain.ports import FeedBatch, LogTooShortError
+from mnemocore.errors import InvalidFieldError, PeerUnavailableError
 from mnemocore.events.v1 import event_service_pb2 as pb
 from mnemocore.events.v1 import event_service_pb2_grpc
 from mnemocore.ids import SpaceUid
@@ -30,8 +30,11 @@ class FeedClient:
         self._stub = event_service_pb2_grpc.EventServiceStub(channel)
 
     async def changes(self, after: int, space_uid: SpaceUid | None = None) -> AsyncGenerator[FeedBatch]:
-        """Changes after a position, of all spaces or of one, for ever. Raises PeerUnavailableError when it breaks."""
-        start = pb.SubscribeEventsRequest.Start(after_position=after, credit=CREDIT)
+        """Changes after a position, of all spaces or of one, for ever.
+
+        Raises PeerUnavailableError when it breaks, LogTooShortError if the position lies beyond the head.
+        """
+        start = pb.SubscribeEventsRequest.Start(after_position=after, credit=CREDIT, head_at_once=True)
         start.filter.types.extend(_TYPES)
         start.filter.space_uid = space_uid or ""
         call = self._stub.SubscribeEvents()
@@ -42,6 +45,10 @@ class FeedClient:
                 if response.events:
                     credit = pb.SubscribeEventsRequest.Credit(events=len(response.events))
                     await call.write(pb.SubscribeEventsRequest(credit=credit))
+        except InvalidFieldError as error:
+            if error.metadata.get("field") != "start.after_position":
+                raise
+            raise LogTooShortError(str(error)) from error
         finally:
             call.cancel()
         raise PeerUnavailableError("the event-bus ended the stream", target="events")

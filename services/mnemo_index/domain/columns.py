@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 S = TypeVar("S", bound=np.generic)
-
-GROUP: Final = 64
-"""Rows by which a column grows. A product over whole groups is the same for equal rows wherever they stand."""
 
 
 class Column(Generic[S]):
@@ -38,21 +35,16 @@ class Column(Generic[S]):
         return self._array[: self._size]
 
     @property
-    def padded(self) -> NDArray[S]:
-        """All rows and zeros up to a whole number of groups of 64. Only of a column that began without rows."""
-        return self._array[: -(-self._size // GROUP) * GROUP]
-
-    @property
     def nbytes(self) -> int:
         """Bytes taken, room for growth included."""
         return self._array.nbytes
 
     def extend(self, rows: NDArray[S]) -> None:
-        """Append `rows`; the room grows by at least a half when it is full."""
+        """Append `rows`; the room grows by at least a quarter when it is full."""
         size = self._size + len(rows)
         if size > len(self._array):
-            room = -(-max(size, len(self._array) * 3 // 2) // GROUP) * GROUP
-            grown = np.zeros((room, *self._array.shape[1:]), self._array.dtype)
+            room = max(size, len(self._array) * 5 // 4)
+            grown = np.empty((room, *self._array.shape[1:]), self._array.dtype)
             grown[: self._size] = self.values
             self._array = grown
         self._array[self._size : size] = rows

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from mnemocore.ids import MemoryId
 
 _canonical_json: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""What moments are counted from."""
 
 
 class State(IntEnum):
@@ -54,7 +55,7 @@ class Document:
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, object] = field(default_factory=dict)
     state: State = State.ACTIVE
-    created_at: datetime = _EPOCH
+    created_at: datetime = EPOCH
     valid_from: datetime | None = None
     valid_to: datetime | None = None
     expires_at: datetime | None = None
@@ -108,7 +109,7 @@ class Filter:
 
 def microseconds(moment: datetime) -> int:
     """Microseconds from 1970 to `moment` (timezone-aware)."""
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return (moment - EPOCH) // timedelta(microseconds=1)
 
 
 def marks(tags: tuple[str, ...] | frozenset[str], metadata: Mapping[str, object]) -> Iterator[int]:

@@ -19,7 +19,7 @@ _HELD: Final = 4
 
 
 def near_duplicates(
-    vectors: NDArray[np.float32], statements: NDArray[np.int64], rows: NDArray[np.intp], least: float, limit: int
+    vectors: NDArray[np.float16], statements: NDArray[np.int64], rows: NDArray[np.intp], least: float, limit: int
 ) -> tuple[list[tuple[int, int, float]], bool]:
     """The `limit` most similar pairs (row, later row, cosine) among `rows` with a cosine of at least `least`.
 
@@ -43,7 +43,7 @@ def near_duplicates(
 
 
 def _pairs(
-    vectors: NDArray[np.float32], statements: NDArray[np.int64], rows: NDArray[np.intp], least: np.float32
+    vectors: NDArray[np.float16], statements: NDArray[np.int64], rows: NDArray[np.intp], least: np.float32
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]]:
     """All pairs of one statement with a cosine of at least `least`, block by block, the smaller row first."""
     ordered = rows[np.lexsort((rows, statements[rows]))]
@@ -51,9 +51,10 @@ def _pairs(
     for group in np.split(ordered, cuts):
         for start in range(0, len(group) if len(group) > 1 else 0, _ROWS_AT_ONCE):
             block = group[start : start + _ROWS_AT_ONCE]
+            one = vectors[block].astype(np.float32)
             for at in range(start, len(group), _ROWS_AT_ONCE):
                 other = group[at : at + _ROWS_AT_ONCE]
-                cosines = vectors[block] @ vectors[other].T
+                cosines = one @ vectors[other].astype(np.float32).T
                 if at == start:
                     cosines[np.tril_indices(len(block))] = -2.0
                 left, right = np.nonzero(cosines >= least)

@@ -16,7 +16,7 @@ import numpy as np
 from mnemo_index.domain.columns import Column, Names
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -27,6 +27,11 @@ B: Final = 0.4
 
 _LEAST_TAIL: Final = 16_384
 _IDEAL: Final = (K1 + 1.0) / (1.0 + K1 * (1.0 - B))
+
+
+def rarity_of(live: int, having: int) -> float:
+    """The inverse document frequency of a term that `having` of `live` rows have."""
+    return float(np.log(1.0 + (live - having + 0.5) / (having + 0.5)))
 
 
 class Postings:
@@ -101,11 +106,21 @@ class Postings:
         """Put a row back into the statistics that was taken out."""
         self._count(row, 1)
 
+    def count_as(self, live: int, total_length: int, frequency: Mapping[str, int]) -> None:
+        """Go on with the statistics of other rows, of which these are some.
+
+        There are `live` with `total_length` terms in all; `frequency` says how many have each of some terms, and the
+        other terms are not asked for.
+        """
+        codes = self.vocabulary.codes(frequency)
+        self._frequency.extend(np.zeros(len(self.vocabulary) - len(self._frequency), dtype=np.int64))
+        self._frequency.values[codes] = list(frequency.values())
+        self.live, self._total_length = live, float(total_length)
+
     def rarity(self, term: str) -> float:
         """The inverse document frequency of `term`: ln(1 + (N - n + .5) / (n + .5)); greatest if no row has it."""
         code = self.vocabulary.find(term)
-        having = 0 if code < 0 else int(self._frequency.values[code])
-        return float(np.log(1.0 + (self.live - having + 0.5) / (having + 0.5)))
+        return rarity_of(self.live, 0 if code < 0 else int(self._frequency.values[code]))
 
     def scores(self, terms: Sequence[str]) -> NDArray[np.float32]:
         """For each row BM25 over the different `terms`, divided by that of a very short text with each term once.

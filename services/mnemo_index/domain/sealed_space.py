@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from mnemo_index.domain.documents import Change
+from mnemo_index.domain.fingerprint import Fingerprint, fingerprint_of
 from mnemo_index.domain.revisions import Revisions
 from mnemo_index.domain.state import SpaceState
 from mnemocore.errors import InternalError, KeyUnavailableError
@@ -90,6 +91,21 @@ class SealedSpace:
     def locked(self) -> bool:
         """Whether there is a memory that was not opened yet."""
         return bool(self._pending)
+
+    @property
+    def index(self) -> SpaceIndex:
+        """The index of what was opened so far."""
+        return self._index
+
+    @property
+    def kept_model(self) -> str:
+        """Empty: no vector of it is kept on disk."""
+        return ""
+
+    @property
+    def waiting(self) -> int:
+        """Number of opened memories that wait for their vectors. What is on disk of the space waits for nothing."""
+        return self._index.waiting
 
     @property
     def size(self) -> int:
@@ -171,6 +187,13 @@ class SealedSpace:
                 "payloads": np.frombuffer(b"".join(sealed.data for _, sealed in held), dtype=np.uint8),
             },
         )
+
+    def fingerprint(self) -> Fingerprint:
+        """What it holds, locked or not, to be compared with what others do."""
+        with self._writer:
+            held = [(memory_id, sealed.revision) for memory_id, sealed in self._sealed.items()]
+            applied = self._revisions.applied
+        return fingerprint_of(applied, held)
 
     def _revision_of(self, memory_id: MemoryId) -> int:
         sealed = self._sealed.get(memory_id)

@@ -6,24 +6,30 @@ Each row has two signals of its own, both absolute, so that they mean the same i
   up to 1. The question's words count by their rarity in the space; texts are encoded as they are.
 - lexical: BM25 as a share of what a short text with every word of the question would get.
 
-A row also gets a share of what its neighbours in the session have of their own, and a bonus if its actor is the one
-whom the question names. The sum `t` is unbounded; relevance is tanh(t), and each part contributes in proportion.
+A row also gets a share of what its neighbours in the session have of their own, the more the stronger they are, and
+one more of the text before it if that ends with a question; and bonuses if its actor is the one whom the question
+names, and if it happened when the question says. What itself ends with a question counts a little less: it rarely holds
+the answer. The sum `t` is unbounded; relevance is tanh(t), and each part contributes in proportion.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import UTC
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from mnemo_index.domain.columns import GROUP
+from mnemo_index.domain.dates import dates, may_name_dates
+from mnemo_index.domain.half_vectors import products, products_of
+from mnemo_index.domain.tables import SKETCH_BITS
 from mnemo_index.domain.words import STOP_WORDS, words
 from mnemocore.ids import MemoryId
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from numpy.typing import NDArray
 
@@ -36,11 +42,18 @@ if TYPE_CHECKING:
 
 SEMANTIC: Final = 0.45
 LEXICAL: Final = 0.55
-SPEAKER: Final = 0.16
+SPEAKER: Final = 0.25
+DATE: Final = 0.2
 NEIGHBOURS: Final = (0.4, 0.25, 0.15)
-"""Share of a neighbour's own signals at distance 1, 2, 3 in the session."""
+"""Share of what a neighbour at distance 1, 2, 3 in the session passes on."""
+ANSWER: Final = 0.3
+"""Share of what a text that ends with a question passes on to the next one, besides."""
+ASKING: Final = 0.95
+"""What the total of a text that ends with a question is multiplied by."""
+STRONG: Final = 0.35
+"""A row whose own signals sum to this or more passes on all of it; a weaker one a smaller part, by the square root."""
 
-EXACT_ROWS: Final = 50_000
+EXACT_ROWS: Final = 10_000
 """Up to this many matching rows every cosine is computed; beyond, sketches choose the rows that get one."""
 
 _POOL: Final = 4096
@@ -70,8 +83,9 @@ class Hit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A query made ready: its words, their terms, and its vector."""
+    """A query made ready: its text, its words, their terms, and its vector."""
 
+    text: str
     words: list[str]
     terms: list[str]
     vector: NDArray[np.float32]
@@ -94,11 +108,11 @@ def search(
     matching = int(np.count_nonzero(allowed))
     if not matching:
         return []
-    ranking = _Ranking(tables, question, allowed)
+    ranking = _Ranking(tables, question, allowed, wanted.now)
     if matching <= exact_rows:
         ranking.compare(np.flatnonzero(allowed))
     else:
-        ranking.compare(_promising(tables, scan, question, allowed, ranking.lexical, max(_SURVIVORS, 4 * limit)))
+        ranking.compare(_promising(tables, scan, question, allowed, ranking, max(_SURVIVORS, 4 * limit)))
         ranking.compare_neighbours(max(_LEADERS, 2 * limit), allowed)
     return ranking.best(limit)
 
@@ -108,20 +122,23 @@ def _promising(
     scan: HammingScan,
     question: Question,
     allowed: NDArray[np.bool_],
-    lexical: NDArray[np.float32],
+    ranking: _Ranking,
     count: int,
 ) -> NDArray[np.intp]:
-    """The allowed rows that are nearest by sketch or best by words, and those that have no sketch yet."""
+    """The allowed rows that are nearest by sketch, best by words or of the days named; all that have no sketch yet."""
     sketches = tables.sketches.values
     distances = scan(tables.sketch_of(question.vector), sketches)
     sketched = allowed[: len(sketches)]
-    distances[~sketched] = _FAR
+    distances[~sketched | tables.waiting.values[: len(sketches)]] = _FAR
     nearest = _smallest(distances, min(count, int(np.count_nonzero(sketched))))
     unsketched = np.flatnonzero(allowed[len(sketches) :]) + len(sketches)
-    worded = np.flatnonzero((lexical > 0) & allowed)
-    worded = worded[_smallest(-lexical[worded], min(count, len(worded)))]
+    worded = np.flatnonzero((ranking.lexical > 0) & allowed)
+    worded = worded[_smallest(-ranking.lexical[worded], min(count, len(worded)))]
+    dated = np.flatnonzero((ranking.dated[: len(sketches)] > 0) & sketched)
+    away = distances[dated] - np.float32(SKETCH_BITS) * ranking.dated[dated]
+    dated = dated[_smallest(away, min(count, len(dated)))]
     promising = np.zeros(len(allowed), dtype=np.bool_)
-    promising[np.concatenate((nearest, unsketched, worded))] = True
+    promising[np.concatenate((nearest, unsketched, worded, dated))] = True
     return np.flatnonzero(promising)
 
 
@@ -134,8 +151,10 @@ def similar(
     revision.
     """
     rounded = vector.astype(np.float16).astype(np.float32)
-    rows = np.flatnonzero(tables.allowed(wanted) & (tables.vectors.values @ rounded >= np.float32(least - _ROUGHLY)))
-    vectors = tables.vectors.values[rows]
+    allowed = tables.allowed(wanted) & ~tables.waiting.values
+    near = products(tables.vectors.values, rounded) >= np.float32(least - _ROUGHLY)
+    rows = np.flatnonzero(allowed & near)
+    vectors = tables.vectors.values[rows].astype(np.float32)
     lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(rounded)
     cosines = np.minimum((vectors * rounded).sum(axis=1) / np.maximum(lengths, np.float32(1e-9)), np.float32(1.0))
     held = np.flatnonzero(cosines >= np.float32(least - 1 / _SCALE))
@@ -146,41 +165,46 @@ def similar(
 class _Ranking:
     """The signals of all rows against one question; rows that were not compared have none."""
 
-    def __init__(self, tables: Tables, question: Question, allowed: NDArray[np.bool_]) -> None:
+    def __init__(self, tables: Tables, question: Question, allowed: NDArray[np.bool_], now: datetime | None) -> None:
         self._tables = tables
         self._question = question
         self._common = max(0.0, float(tables.centre() @ question.vector))
         self.lexical = tables.postings.scores(question.terms)
         self._named = tables.named_actor(question.words, allowed)
+        self.dated = _dated(tables, question.text, now)
         self._cosine = np.zeros(len(tables), dtype=np.float32)
         self._own = np.zeros(len(tables) + 1, dtype=np.float32)  # by slot
+        self._passed = np.zeros(len(tables) + 1, dtype=np.float32)  # by slot
         self._rows: NDArray[np.intp] = np.empty(0, dtype=np.intp)
 
     def compare(self, rows: NDArray[np.intp]) -> None:
-        """Compute the own signals of `rows` (ascending), which are from then on those that can be found."""
-        self._rows = rows
-        vectors, query = self._tables.vectors, self._question.vector
-        if 4 * len(rows) > len(vectors):
-            self._cosine = (vectors.padded @ query)[: len(vectors)]
+        """Compute the own signals of `rows` (ascending, none of those before), which can be found from then on too."""
+        self._rows = np.sort(np.concatenate((self._rows, rows))) if len(self._rows) else rows
+        vectors, query = self._tables.vectors.values, self._question.vector
+        if len(rows) == len(vectors):
+            self._cosine = products(vectors, query)
         else:
-            whole = np.zeros(-(-len(rows) // GROUP) * GROUP, dtype=np.intp)
-            whole[: len(rows)] = rows
-            self._cosine[rows] = (vectors.values[whole] @ query)[: len(rows)]
-        self._own[rows + 1] = SEMANTIC * self._semantic(self._cosine[rows]) + LEXICAL * self.lexical[rows]
+            self._cosine[rows] = products_of(vectors, rows, query)
+        own = SEMANTIC * self._semantic(self._cosine[rows]) + LEXICAL * self.lexical[rows]
+        self._own[rows + 1] = own
+        self._passed[rows + 1] = own * np.minimum(np.sqrt(own / np.float32(STRONG)), np.float32(1.0))
 
     def compare_neighbours(self, count: int, allowed: NDArray[np.bool_]) -> None:
         """Compare also the allowed neighbours of the `count` best rows so far."""
-        compared = np.zeros(len(allowed), dtype=np.bool_)
-        compared[self._leading(count)] = True
-        compared &= allowed
-        compared[self._rows] = True
-        self.compare(np.flatnonzero(compared))
+        further = np.zeros(len(allowed), dtype=np.bool_)
+        further[self._leading(count)] = True
+        further &= allowed
+        further[self._rows] = False
+        self.compare(np.flatnonzero(further))
 
     def best(self, limit: int) -> list[Hit]:
         """The best `limit` of the compared rows."""
         rows = self._pool(max(_POOL, 2 * limit))
-        own, speaker, neighbours = self._own[rows + 1], self._speaker(rows), self._neighbours(rows)
-        totals = np.rint((own + SPEAKER * speaker + neighbours) * _SCALE).astype(np.int64)
+        speaker, neighbours, answer = self._speaker(rows), self._neighbours(rows), self._answer(rows)
+        dated, own = self.dated[rows], self._own[rows + 1]
+        factor = np.where(self._asks[rows], np.float32(ASKING), np.float32(1.0))
+        totals = factor * (own + SPEAKER * speaker + neighbours + ANSWER * answer + DATE * dated)
+        totals = np.rint(totals * _SCALE).astype(np.int64)
         count = min(limit, len(rows))
         chosen = np.flatnonzero(totals >= np.partition(totals, len(rows) - count)[len(rows) - count])
         cosines = np.rint(self._cosine[rows[chosen]] * _SCALE)
@@ -193,10 +217,12 @@ class _Ranking:
             self.lexical[rows[order]].tolist(),
             speaker[order].tolist(),
             neighbours[order].tolist(),
+            answer[order].tolist(),
+            dated[order].tolist(),
             strict=True,
         )
-        ids = self._tables.ids
-        return [_hit(ids[row], parts) for row, *parts in signals]
+        ids, factors = self._tables.ids, factor[order].tolist()
+        return [_hit(ids[row], parts, each) for (row, *parts), each in zip(signals, factors, strict=True)]
 
     def _semantic(self, cosines: NDArray[np.float32]) -> NDArray[np.float32]:
         above = np.maximum(cosines - np.float32(self._common), np.float32(0.0))
@@ -213,8 +239,18 @@ class _Ranking:
         before = after = (rows + 1).astype(np.int32)
         for share in NEIGHBOURS:
             before, after = links.before.values[before], links.after.values[after]
-            gained += np.float32(share) * (self._own[before] + self._own[after])
+            gained += np.float32(share) * (self._passed[before] + self._passed[after])
         return gained
+
+    def _answer(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """What a question just before passes on; the slot of no row passes nothing."""
+        before = self._tables.neighbours.before.values[rows + 1]
+        return np.asarray(np.where(self._asks[before - 1], self._passed[before], np.float32(0.0)), dtype=np.float32)
+
+    @property
+    def _asks(self) -> NDArray[np.bool_]:
+        asks: NDArray[np.bool_] = self._tables.columns["asks"].values
+        return asks
 
     def _pool(self, count: int) -> NDArray[np.intp]:
         """The compared rows if they are few; else the best `count` before neighbours count, and their neighbours."""
@@ -225,7 +261,7 @@ class _Ranking:
     def _leading(self, count: int) -> NDArray[np.intp]:
         """The best `count` of the compared rows before neighbours count, and all their neighbours, ascending."""
         rows = self._rows
-        leading = self._own[rows + 1] + np.float32(SPEAKER) * self._speaker(rows)
+        leading = self._own[rows + 1] + np.float32(SPEAKER) * self._speaker(rows) + np.float32(DATE) * self.dated[rows]
         slots = (rows[_smallest(-leading, count)] + 1).astype(np.int32)
         links = self._tables.neighbours
         reached, before, after = [slots], slots, slots
@@ -243,18 +279,28 @@ def question_of(query: str, stems: Stems) -> tuple[list[str], list[str]]:
     return found, stems.terms(found)
 
 
-def _hit(memory_id: str, signals: list[float]) -> Hit:
+def _dated(tables: Tables, text: str, now: datetime | None) -> NDArray[np.float32]:
+    """The nearness of each row to the days that `text` names; seen from the latest active row if there is no `now`."""
+    period = tables.period() if may_name_dates(text) else None
+    if period is None:
+        return np.zeros(len(tables), dtype=np.float32)
+    first, last = period
+    today = last if now is None else now.astimezone(UTC).date()
+    return tables.nearness(dates(text, today, first, last))
+
+
+def _hit(memory_id: str, signals: list[float], factor: float) -> Hit:
     parts = list(zip(_NAMES, signals, _WEIGHTS, strict=True))
     total = sum(weight * value for _, value, weight in parts)
-    squash = math.tanh(total) / total if total else 1.0
+    squash = math.tanh(factor * total) / total if total else 1.0
     components = tuple(
         ScorePart(name, value, weight * squash, weight * squash * value) for name, value, weight in parts if value
     )
     return Hit(MemoryId(memory_id), sum(part.contribution for part in components), components)
 
 
-_NAMES: Final = ("semantic", "lexical", "speaker", "neighbours")
-_WEIGHTS: Final = (SEMANTIC, LEXICAL, SPEAKER, 1.0)
+_NAMES: Final = ("semantic", "lexical", "speaker", "neighbours", "answer", "date")
+_WEIGHTS: Final = (SEMANTIC, LEXICAL, SPEAKER, 1.0, ANSWER, DATE)
 
 
 def _smallest(values: NDArray[np.generic], count: int) -> NDArray[np.intp]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_BYTES_A_SESSION: Final = 200  # the array without its numbers, its place in the dictionary
 NOBODY: Final = 0
 """The slot of no row. Row r has slot r + 1, so that a missing neighbour can be looked up like any other."""
 
@@ -28,7 +30,7 @@ class Sessions:
         self._ordinals = Column(ordinals.copy())
         self.before = Column(np.zeros(len(sessions) + 1, dtype=np.int32))
         self.after = Column(np.zeros(len(sessions) + 1, dtype=np.int32))
-        self._rows: dict[int, list[int]] = {}
+        self._rows: dict[int, array[int]] = {}
         members = np.flatnonzero(linked & (sessions >= 0))
         members = members[np.lexsort((members, ordinals[members], sessions[members]))]
         following = sessions[members[:-1]] == sessions[members[1:]]
@@ -38,12 +40,13 @@ class Sessions:
         cuts = np.flatnonzero(~following) + 1
         if len(members):
             for part in np.split(members, cuts):
-                self._rows[int(sessions[part[0]])] = part.tolist()
+                self._rows[int(sessions[part[0]])] = array("i", part.astype(np.int32).tobytes())
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays and an estimate of those of the lists."""
-        return self.before.nbytes + self.after.nbytes + self._ordinals.nbytes + 40 * len(self._ordinals)
+        lists = _BYTES_A_SESSION * len(self._rows) + 5 * len(self._ordinals)
+        return self.before.nbytes + self.after.nbytes + self._ordinals.nbytes + lists
 
     @property
     def ordinals(self) -> NDArray[np.int64]:
@@ -64,7 +67,7 @@ class Sessions:
         """Put `row` into `session` (-1: into none), at its ordinal; without one it comes last and is given the next."""
         if session < 0:
             return
-        rows = self._rows.setdefault(session, [])
+        rows = self._rows.setdefault(session, array("i"))
         if self.ordinals[row] < 0:
             self.ordinals[row] = int(self.ordinals[rows[-1]]) + 1 if rows else 0
         place = self._place(rows, int(self.ordinals[row]), row)
@@ -84,7 +87,7 @@ class Sessions:
         self._link(before, after)
         self.before.values[row + 1] = self.after.values[row + 1] = NOBODY
 
-    def _place(self, rows: list[int], ordinal: int, row: int) -> int:
+    def _place(self, rows: array[int], ordinal: int, row: int) -> int:
         ordinals = self.ordinals
         if not rows or (int(ordinals[rows[-1]]), rows[-1]) < (ordinal, row):
             return len(rows)

@@ -7,34 +7,45 @@ importance) changes in its place. Dead rows leave when the tables are built anew
 Statistics, session neighbours and named actors are those of the rows whose state is ACTIVE: the others are there to be
 asked for, and change nothing for the active ones. A row whose time is over leaves the statistics with the change that
 says so.
+
+A row may wait for its vector. Until it is given one it has zeros, which are near nothing, and does not count where
+vectors are averaged; nobody else than who looks for similar ones has to know.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
 from mnemo_index.domain.columns import Column, Names
-from mnemo_index.domain.documents import Document, Filter, State, digest, fingerprint, marks, microseconds
+from mnemo_index.domain.documents import EPOCH, Document, Filter, State, digest, fingerprint, marks, microseconds
+from mnemo_index.domain.nearness import nearness
 from mnemo_index.domain.postings import Postings
+from mnemo_index.domain.row_ids import RowIds
 from mnemo_index.domain.sessions import Sessions
-from mnemo_index.domain.words import STOP_WORDS, Stems, guard, words
+from mnemo_index.domain.words import STOP_WORDS, Stems, asks, guard, words
 from mnemocore.hypervector import SignProjection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from datetime import datetime
+    from datetime import date, datetime
 
     from numpy.typing import NDArray
+
+    from mnemo_index.domain.dates import Days
+    from mnemo_index.domain.statistics import Statistics
 
 SKETCH_BITS: Final = 2048
 """Bits of a row's sketch: the prefix of its hypervector."""
 
-_BYTES_A_DOCUMENT: Final = 260  # the id, its place in the dictionary and in the list
+_BYTES_A_NAME: Final = 180  # the string, its number, their places in a dictionary
 _GONE: Final = 0
 """The state of a row that is not alive."""
+_SUMMED_AT_ONCE: Final = 4096
 _ALWAYS: Final = np.iinfo(np.int64).min
 _NEVER: Final = np.iinfo(np.int64).max
 _WRITTEN_ONCE: Final[dict[str, type[np.generic]]] = {
@@ -45,6 +56,7 @@ _WRITTEN_ONCE: Final[dict[str, type[np.generic]]] = {
     "kinds": np.int32,
     "actors": np.int32,
     "sessions": np.int32,
+    "asks": np.bool_,
 }
 _CHANGING: Final[dict[str, type[np.generic]]] = {
     "states": np.int8,
@@ -72,6 +84,7 @@ class Row:
     occurred: int
     marks: tuple[int, ...]
     terms: list[str]
+    asks: bool
     conditions: Conditions
 
 
@@ -86,6 +99,7 @@ def prepare(document: Document, revision: int, stems: Stems) -> Row:
         microseconds(document.occurred_at),
         tuple(marks(document.tags, document.metadata)),
         stems.terms(found),
+        asks(document.content),
         conditions_of(document),
     )
 
@@ -108,19 +122,26 @@ class Tables:
 
     def __init__(self, dimension: int, lists: dict[str, list[str]], arrays: dict[str, NDArray[Any]]) -> None:
         rows = len(lists["ids"])
-        self.ids = list(lists["ids"])
         self.kinds, self.actors = Names(lists["kinds"]), Names(lists["actors"])
         self.sessions = Names(lists["sessions"])
         self.columns: dict[str, Column[Any]] = {name: Column(arrays[name].copy()) for name in _COLUMNS}
         self.alive = Column(arrays["alive"].astype(np.bool_))
         alive = self.alive.values
         active = self.columns["states"].values == State.ACTIVE
-        self.row_of = {self.ids[row]: row for row in np.flatnonzero(alive).tolist()}
-        self.vectors = Column(np.empty((0, dimension), dtype=np.float32))
-        self.vectors.extend(arrays["vectors"].astype(np.float32).reshape(rows, dimension))
-        self._sum = self.vectors.values[active].sum(axis=0, dtype=np.float64)
-        self._projection = SignProjection(dimension)
-        self.sketches = Column(arrays["sketches"].reshape(-1, SKETCH_BITS // 8))
+        self.waiting = Column(arrays["waiting"].copy() if "waiting" in arrays else np.zeros(rows, dtype=np.bool_))
+        """For each row whether it waits for its vector."""
+        self._active_waiting = int(np.count_nonzero(self.waiting.values & active))
+        self.ids = RowIds(lists["ids"], np.flatnonzero(alive))
+        self.held = int(np.count_nonzero(alive))
+        """Number of living rows."""
+        given_later = bool(self.waiting.values.any())  # else what was read is never written again
+        vectors = arrays["vectors"].astype(np.float16, copy=given_later)
+        self.vectors = Column(vectors.reshape(rows, dimension))
+        self.vectors.values[self.waiting.values] = 0.0  # whatever was read while one was being given
+        self._sum = _sum_of(self.vectors.values, np.flatnonzero(active))
+        self._projection = _projection_of(dimension)
+        sketches = arrays["sketches"].astype(np.uint8, copy=given_later)
+        self.sketches = Column(sketches.reshape(-1, SKETCH_BITS // 8))
         self._marks, self._mark_rows = Column(arrays["marks"]), Column(arrays["mark_rows"])
         self.postings = Postings(lists["terms"], arrays["terms"], arrays["counts"], arrays["sizes"], active)
         self.neighbours = Sessions(arrays["sessions"], arrays["ordinals"], active)
@@ -138,7 +159,8 @@ class Tables:
         arrays: dict[str, NDArray[Any]] = {name: np.empty(0, dtype) for name, dtype in _COLUMNS.items()}
         arrays |= {
             "alive": np.empty(0, np.bool_),
-            "vectors": np.empty((0, dimension), np.float32),
+            "waiting": np.empty(0, np.bool_),
+            "vectors": np.empty((0, dimension), np.float16),
             "sketches": np.empty((0, SKETCH_BITS // 8), np.uint8),
             "marks": np.empty(0, np.int64),
             "mark_rows": np.empty(0, np.int32),
@@ -160,21 +182,36 @@ class Tables:
     @property
     def nbytes(self) -> int:
         """Bytes of RAM; the strings and dictionaries are estimated."""
-        arrays = (*self.columns.values(), self.alive, self.vectors, self.sketches, self._marks, self._mark_rows)
-        texts = _BYTES_A_DOCUMENT * len(self.ids)
-        return sum(column.nbytes for column in arrays) + self.postings.nbytes + self.neighbours.nbytes + texts
+        flags, numbers = (self.alive, self.waiting), (self.vectors, self.sketches, self._marks, self._mark_rows)
+        arrays = (*self.columns.values(), *flags, *numbers)
+        names = _BYTES_A_NAME * (len(self.kinds) + len(self.actors) + len(self.sessions))
+        rest = self.ids.nbytes + self.postings.nbytes + self.neighbours.nbytes
+        return sum(column.nbytes for column in arrays) + rest + names
 
-    def add(self, rows: Sequence[Row], vectors: NDArray[np.float32]) -> None:
-        """Add documents that have no living row. Vectors are kept to the precision of float16, as snapshots do."""
+    def row_of(self, memory_id: str) -> int:
+        """The number of the living row of a document; -1 if there is none."""
+        row = self.ids.find(memory_id)
+        return row if row >= 0 and self.alive.values[row] else -1
+
+    def add(self, rows: Sequence[Row], vectors: NDArray[np.float32] | None) -> None:
+        """Add documents that have no living row; without `vectors` they wait for theirs.
+
+        Vectors are kept as float16, as snapshots do.
+        """
         first = len(self.ids)
-        rounded = vectors.astype(np.float16).astype(np.float32)
+        if vectors is None:
+            rounded = np.zeros((len(rows), self.vectors.values.shape[1]), dtype=np.float16)
+            self._active_waiting += len(rows)
+        else:
+            rounded = vectors.astype(np.float16)
+        self.waiting.extend(np.full(len(rows), vectors is None, dtype=np.bool_))
         self.postings.extend([row.terms for row in rows])
         self.vectors.extend(rounded)
         self._sum += rounded.sum(axis=0, dtype=np.float64)
         self.alive.extend(np.ones(len(rows), dtype=np.bool_))
         values: dict[str, list[int]] = {name: [] for name in _WRITTEN_ONCE}
-        for number, row in enumerate(rows, first):
-            self._place(row, number, values)
+        for row in rows:
+            self._place(row, values)
         for name, dtype in _WRITTEN_ONCE.items():
             self.columns[name].extend(np.array(values[name], dtype=dtype))
         for place, (name, dtype) in enumerate(_CHANGING.items()):
@@ -192,10 +229,25 @@ class Tables:
             else:
                 self.postings.remove(number)
                 self._sum -= self.vectors.values[number]
+                self._active_waiting -= int(self.waiting.values[number])
+
+    def give_vectors(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
+        """Give living rows that wait for one their vectors, in their order."""
+        rounded = vectors.astype(np.float16)
+        self.vectors.values[rows] = rounded
+        self.waiting.values[rows] = False
+        active = self._active()[rows]
+        self._sum += rounded[active].sum(axis=0, dtype=np.float64)
+        self._active_waiting -= int(np.count_nonzero(active))
+        sketched = rows < len(self.sketches)
+        if sketched.any():
+            self.sketches.values[rows[sketched]] = self._projection.project(
+                rounded[sketched].astype(np.float32), SKETCH_BITS
+            )
 
     def amend(self, memory_id: str, revision: int, conditions: Conditions) -> None:
         """Change what the row of a document is chosen by, and its revision; KeyError if it is not there."""
-        row = self.row_of[memory_id]
+        row = self._row(memory_id)
         states = self.columns["states"].values
         was_active = states[row] == State.ACTIVE
         self.columns["revisions"].values[row] = revision
@@ -209,17 +261,25 @@ class Tables:
 
     def remove(self, memory_id: str) -> None:
         """Take a document out; KeyError if it is not there."""
-        row = self.row_of.pop(memory_id)
+        row = self._row(memory_id)
         self.alive.values[row] = False
+        self.held -= 1
         states = self.columns["states"].values
         if states[row] == State.ACTIVE:
             self._rest(row)
+        self.waiting.values[row] = False
         states[row] = _GONE
+
+    def count_as(self, statistics: Statistics, terms: Iterable[str]) -> None:
+        """Rank by the statistics of a space of which these rows are some; only `terms` are asked for from now on."""
+        frequency = {term: statistics.frequency[term] for term in terms}
+        self.postings.count_as(statistics.live, statistics.total_length, frequency)
+        self._sum = statistics.vector_sum.copy()
 
     def next_sketches(self, most: int) -> NDArray[np.uint8]:
         """The sketches of at most `most` of the rows that have none in `sketches` yet, in their order."""
         start = len(self.sketches)
-        return self._projection.project(self.vectors.values[start : start + most], SKETCH_BITS)
+        return self._projection.project(self.vectors.values[start : start + most].astype(np.float32), SKETCH_BITS)
 
     def sketch_of(self, vector: NDArray[np.float32]) -> NDArray[np.uint8]:
         """The sketch of one vector."""
@@ -228,8 +288,26 @@ class Tables:
 
     def centre(self) -> NDArray[np.float32]:
         """The mean of all active vectors, drawn towards zero while there are few: what every text has in common."""
-        mean: NDArray[np.float32] = (self._sum / (self.live + 16)).astype(np.float32)
+        mean: NDArray[np.float32] = (self._sum / (self.live - self._active_waiting + 16)).astype(np.float32)
         return mean
+
+    def period(self) -> tuple[date, date] | None:
+        """The first and the last day (UTC) on which active memories happened; None if there are none."""
+        moments = self.columns["occurred"].values[self._active()]
+        if not len(moments):
+            return None
+        first, last = (EPOCH + timedelta(microseconds=int(moment)) for moment in (moments.min(), moments.max()))
+        return first.date(), last.date()
+
+    def nearness(self, days: Sequence[Days]) -> NDArray[np.float32]:
+        """For each row how near it happened to one of `days`, 0 to 1, by as much as that sets it apart.
+
+        1 on the days, halved for every third of their length before or after them, at least for every 2 days; less
+        the mean of that over the active rows: where most rows are of the days named it says little.
+        """
+        near = nearness(self.columns["occurred"].values, days)
+        common = float(near[self._active()].sum(dtype=np.float64)) / (self.live + 16)
+        return near * np.float32(1.0 - common)
 
     def allowed(self, wanted: Filter) -> NDArray[np.bool_]:
         """For each row whether it is alive and matches `wanted`."""
@@ -279,9 +357,8 @@ class Tables:
         return present[0] if len(present) == 1 else -1
 
     def lists(self) -> dict[str, list[str]]:
-        """The strings of the state."""
+        """The strings of the state but for the ids."""
         return {
-            "ids": list(self.ids),
             "kinds": self.kinds.listed(),
             "actors": self.actors.listed(),
             "sessions": self.sessions.listed(),
@@ -294,6 +371,7 @@ class Tables:
         arrays |= {name: self.columns[name].values.copy() for name in ("revisions", *_CHANGING)}
         arrays |= {
             "alive": self.alive.values.copy(),
+            "waiting": self.waiting.values.copy(),
             "vectors": self.vectors.values,
             "sketches": self.sketches.values,
             "marks": self._marks.values,
@@ -304,6 +382,17 @@ class Tables:
             "ordinals": self.neighbours.ordinals.copy(),
         }
         return arrays
+
+    def _row(self, memory_id: str) -> int:
+        row = self.row_of(memory_id)
+        if row < 0:
+            raise KeyError(memory_id)
+        return row
+
+    def _active(self) -> NDArray[np.bool_]:
+        """For each row whether it is active, as the changes left it."""
+        active: NDArray[np.bool_] = self.columns["states"].values == State.ACTIVE
+        return active
 
     def _in_states(self, states: frozenset[State], now: datetime | None) -> NDArray[np.bool_]:
         """For each row whether its state at `now` is one of `states`."""
@@ -320,6 +409,7 @@ class Tables:
     def _rest(self, row: int) -> None:
         """Take an active row out of what is counted."""
         self._sum -= self.vectors.values[row]
+        self._active_waiting -= int(self.waiting.values[row])
         self.postings.remove(row)
         self.neighbours.remove(int(self.columns["sessions"].values[row]), row)
         self._speakers[int(self.columns["actors"].values[row])] -= 1
@@ -327,16 +417,17 @@ class Tables:
     def _wake(self, row: int) -> None:
         """Put a row that has become active into what is counted."""
         self._sum += self.vectors.values[row]
+        self._active_waiting += int(self.waiting.values[row])
         self.postings.restore(row)
         self.neighbours.insert(int(self.columns["sessions"].values[row]), row)
         actor = int(self.columns["actors"].values[row])
         self._speakers[actor] = self._speakers.get(actor, 0) + 1
 
-    def _place(self, row: Row, number: int, values: dict[str, list[int]]) -> None:
+    def _place(self, row: Row, values: dict[str, list[int]]) -> None:
         document = row.document
         session = self.sessions.code(document.session) if document.session else -1
         self.ids.append(document.memory_id)
-        self.row_of[document.memory_id] = number
+        self.held += 1
         values["revisions"].append(row.revision)
         values["digests"].append(row.digest)
         values["statements"].append(row.statement)
@@ -344,6 +435,7 @@ class Tables:
         values["kinds"].append(self.kinds.code(document.kind))
         values["actors"].append(self._actor(document.actor))
         values["sessions"].append(session)
+        values["asks"].append(row.asks)
 
     def _actor(self, actor: str) -> int:
         if not actor:
@@ -360,13 +452,27 @@ class Tables:
                 self._actor_words.setdefault(word, set()).add(code)
 
 
+def _sum_of(vectors: NDArray[np.float16], rows: NDArray[np.intp]) -> NDArray[np.float64]:
+    """The sum of some rows, without a copy of all of them."""
+    total = np.zeros(vectors.shape[1])
+    for start in range(0, len(rows), _SUMMED_AT_ONCE):
+        total += vectors[rows[start : start + _SUMMED_AT_ONCE]].sum(axis=0, dtype=np.float64)
+    return total
+
+
+@cache
+def _projection_of(dimension: int) -> SignProjection:
+    """One for all spaces: its signs take 128 KiB."""
+    return SignProjection(dimension)
+
+
 def compacted(
     lists: dict[str, list[str]], arrays: dict[str, NDArray[Any]]
 ) -> tuple[dict[str, list[str]], dict[str, NDArray[Any]]]:
     """The same lists and arrays without dead rows and without strings that only dead rows had."""
     alive = arrays["alive"]
     number = np.cumsum(alive) - 1
-    kept = {name: arrays[name][alive] for name in (*_COLUMNS, "alive", "vectors", "ordinals", "sizes")}
+    kept = {name: arrays[name][alive] for name in (*_COLUMNS, "alive", "waiting", "vectors", "ordinals", "sizes")}
     kept["sketches"] = arrays["sketches"][alive[: len(arrays["sketches"])]]
     marked = alive[arrays["mark_rows"]]
     kept["marks"] = arrays["marks"][marked]

@@ -56,6 +56,10 @@ _AUXILIARIES: Final = {"can't": "can not", "cannot": "can not", "won't": "will n
 _CONTRACTED_NEGATION = re.compile(r"\b(?:can't|cannot|won't|shan't)\b|n't\b")
 _CONTRACTION = re.compile(r"'(?:s|re|ve|ll|d|m)\b")
 _DIGIT = re.compile(r"[0-9]")
+_LETTER = re.compile(r"[^\W_]")
+_REMARK = re.compile(r"\[[^\[\]]*\]\s*$")
+_QUESTION_MARKS = "?\uff1f\u061f\u037e"
+_LONGEST_END: Final = 2048
 _ACCENTS = re.compile("[\u0300-\u036f]")
 _SINGLE = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -98,6 +102,15 @@ def guard(found: list[str]) -> str:
         numbers = numbers.union(word for word in found if _DIGIT.search(word))
     negations = 0 if NEGATIONS.isdisjoint(found) else sum(word in NEGATIONS for word in found)
     return " ".join([*sorted(numbers), *["not"] * negations])
+
+
+def asks(text: str) -> bool:
+    """Whether `text` ends with a question. A remark in square brackets at its end does not count, nor does what has no
+    letters or digits.
+    """
+    end = _REMARK.sub("", text[-_LONGEST_END:])
+    mark = max(end.rfind(each) for each in _QUESTION_MARKS)
+    return mark >= 0 and not _LETTER.search(end, mark)
 
 
 class Stems:

@@ -9,15 +9,14 @@ from mnemo_memory.domain.associations import AssociationType, Direction, Link, L
 from mnemocore.calls import caller
 from mnemocore.ids import MemoryId
 from mnemocore.memory.v1 import association_service_pb2 as pb
-from mnemocore.memory.v1 import association_service_pb2_grpc, resources_pb2
-from mnemocore.wire import to_timestamp
+from mnemocore.memory.v1 import association_service_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import grpc
 
-    from mnemo_memory.domain.associations import Association, AssociationPath, Associations, Neighbour
+    from mnemo_memory.domain.associations import AssociationPath, Associations, Neighbour
     from mnemo_memory.domain.memory import Space
 
 
@@ -43,7 +42,7 @@ class AssociationServicer(association_service_pb2_grpc.AssociationServiceService
             Strength(weight, request.reinforce, request.positive),
             wire.request_of(request),
         )
-        return pb.AssociateResponse(association=_from_association(space, association))
+        return pb.AssociateResponse(association=wire.from_association(space, association))
 
     async def Dissociate(
         self, request: pb.DissociateRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -70,7 +69,7 @@ class AssociationServicer(association_service_pb2_grpc.AssociationServiceService
             caller(), wire.space_of(request.parent), where, request.page_size, request.page_token
         )
         return pb.ListAssociationsResponse(
-            associations=[_from_association(space, each) for each in associations], next_page_token=token
+            associations=[wire.from_association(space, each) for each in associations], next_page_token=token
         )
 
     async def FindPaths(
@@ -102,7 +101,7 @@ class AssociationServicer(association_service_pb2_grpc.AssociationServiceService
         )
         return pb.GetNeighbourhoodResponse(
             neighbours=[_from_neighbour(space, each) for each in neighbours],
-            associations=[_from_association(space, each) for each in associations],
+            associations=[wire.from_association(space, each) for each in associations],
         )
 
 
@@ -110,22 +109,9 @@ def _types(numbers: Iterable[int]) -> tuple[AssociationType, ...]:
     return tuple(AssociationType(number) for number in numbers if number)
 
 
-def _from_association(space: Space, association: Association) -> resources_pb2.Association:
-    return resources_pb2.Association(
-        source=wire.memory_name(space, association.link.source),
-        target=wire.memory_name(space, association.link.target),
-        type=resources_pb2.AssociationType.ValueType(association.link.type),
-        weight=association.weight,
-        activations=association.activations,
-        create_time=to_timestamp(association.created_at),
-        update_time=to_timestamp(association.updated_at),
-        principal=association.principal,
-    )
-
-
 def _from_path(space: Space, path: AssociationPath) -> pb.AssociationPath:
     return pb.AssociationPath(
-        associations=[_from_association(space, each) for each in path.associations], weight=path.weight
+        associations=[wire.from_association(space, each) for each in path.associations], weight=path.weight
     )
 
 

@@ -9,7 +9,6 @@ from mnemo_memory.api.media_service import to_media_input
 from mnemo_memory.domain.memories import Edit, New
 from mnemo_memory.domain.recall import Inquiry
 from mnemocore.calls import caller
-from mnemocore.common.v1 import resources_pb2 as common_pb2
 from mnemocore.errors import InvalidFieldError, MnemoError, Violation
 from mnemocore.memory.v1 import memory_service_pb2 as pb
 from mnemocore.memory.v1 import memory_service_pb2_grpc, resources_pb2
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     import grpc
 
+    from mnemo_memory.domain.active_days import ActiveDays
     from mnemo_memory.domain.memories import Memories, Remembered
     from mnemo_memory.domain.memory import Memory, Space
     from mnemo_memory.domain.recall import Recall
@@ -37,9 +37,10 @@ _ITEM = Validator.for_message(resources_pb2.MemoryInput.DESCRIPTOR)
 class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
     """Converts, calls the domain, converts back."""
 
-    def __init__(self, memories: Memories, recall: Recall, clock: Clock) -> None:
+    def __init__(self, memories: Memories, recall: Recall, active_days: ActiveDays, clock: Clock) -> None:
         self._memories = memories
         self._recall = recall
+        self._active_days = active_days
         self._clock = clock
 
     async def CreateMemory(
@@ -106,7 +107,12 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             at_once=request.consistency.minimize_latency,
             touch=request.touch,
         )
-        return pb.GetMemoryResponse(memory=self._message(space, memory))
+        response = pb.GetMemoryResponse(memory=self._message(space, memory))
+        if not request.HasField("as_of") and not request.consistency.minimize_latency:
+            retained = await self._active_days.retained(space, memory)
+            response.retention = retained.retention
+            response.retention_state = pb.RetentionState.ValueType(retained.candidacy)
+        return response
 
     async def BatchGetMemories(
         self, request: pb.BatchGetMemoriesRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -208,7 +214,7 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         return pb.RecallMemoriesResponse(
             results=[wire.from_recalled(answer.space, each, now) for each in answer.recalled],
             read_at=wire.token(answer.token),
-            degraded=[common_pb2.DEGRADED_PART_INDEX] if answer.without_index else [],
+            degraded=wire.from_degraded(answer),
         )
 
     async def ListRevisions(

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 MAX_PRINCIPAL: Final = 1024
 MAX_REASON: Final = 4096
 """Characters of what a history says of its changes."""
+MAX_COUNT: Final = 2**53
+"""Uses of a memory, or of a link, that an import may tell of."""
 
 _NO_PARENT: Final = "spaces/import"
 _SHA256: Final = re.compile("[0-9a-f]{64}")
@@ -96,7 +98,7 @@ def _from_record(space: Space, record: Record) -> pb.TransferRecord:
     if isinstance(record, Revision):
         return _from_revision(space, record)
     if isinstance(record, Association):
-        return pb.TransferRecord(association=_from_association(space, record))
+        return pb.TransferRecord(association=wire.from_association(space, record))
     if isinstance(record, Session):
         return pb.TransferRecord(session=_from_session(record))
     media = wire.from_media(space, record.media)
@@ -117,19 +119,6 @@ def _from_revision(space: Space, revision: Revision) -> pb.TransferRecord:
         record.revision.memory.CopyFrom(_from_memory(space, revision.memory))
         record.reliability_alpha, record.reliability_beta = revision.memory.alpha, revision.memory.beta
     return record
-
-
-def _from_association(space: Space, association: Association) -> resources_pb2.Association:
-    return resources_pb2.Association(
-        source=wire.memory_name(space, association.link.source),
-        target=wire.memory_name(space, association.link.target),
-        type=resources_pb2.AssociationType.ValueType(association.link.type),
-        weight=association.weight,
-        activations=association.activations,
-        create_time=to_timestamp(association.created_at),
-        update_time=to_timestamp(association.updated_at),
-        principal=association.principal,
-    )
 
 
 def _from_session(session: Session) -> session_service_pb2.Session:
@@ -225,7 +214,7 @@ def _to_memory(message: resources_pb2.Memory, record: pb.TransferRecord, path: s
         protected=draft.protected,
         alpha=_weight(record.reliability_alpha, path),
         beta=_weight(record.reliability_beta, path),
-        accesses=_at_least(message.access_count or 1, 1, f"{path}.access_count"),
+        accesses=_count(message.access_count or 1, f"{path}.access_count"),
         accessed_at=None if accessed_at == created_at else accessed_at,
         tier=_number(Tier, message.tier or Tier.WARM, f"{path}.tier"),
     )
@@ -258,7 +247,7 @@ def _to_association(message: resources_pb2.Association, path: str) -> Associatio
     return Association(
         link=Link(MemoryId(source), MemoryId(target), _number(AssociationType, message.type, f"{path}.type")),
         weight=message.weight,
-        activations=_at_least(message.activations, 1, f"{path}.activations"),
+        activations=_count(message.activations, f"{path}.activations"),
         created_at=_time(message, "create_time", path),
         updated_at=_time(message, "update_time", path),
         principal=_text(message.principal, MAX_PRINCIPAL, f"{path}.principal"),
@@ -348,9 +337,10 @@ def _weight(weight: float, path: str) -> float:
     return weight or 1.0
 
 
-def _at_least(number: int, least: int, path: str) -> int:
-    if number < least:
-        raise _wrong(path, f"{number}; allowed is {least} and more")
+def _count(number: int, path: str) -> int:
+    """A count of uses that can go on counting."""
+    if not 1 <= number <= MAX_COUNT:
+        raise _wrong(path, f"{number}; allowed are 1 to {MAX_COUNT}")
     return number
 
 

@@ -6,7 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from mnemo_memory import wire
+from mnemo_memory.domain.index_check import Contents
 from mnemo_memory.domain.ports import Found, Hit, ScorePart
+from mnemocore.common.v1 import resources_pb2 as common_pb2
 from mnemocore.errors import IndexLaggingError, KeyUnavailableError
 from mnemocore.ids import MemoryId
 from mnemocore.index.v1 import index_service_pb2 as pb
@@ -65,7 +67,8 @@ class IndexClient:
             )
             for hit in response.hits
         )
-        return Found(hits, response.applied_revision)
+        without_encoder = common_pb2.DEGRADED_PART_ENCODER in response.degraded
+        return Found(hits, response.applied_revision, without_encoder)
 
     async def similar(
         self, space: Space, text: str, limit: int, where: Filter, least: float, revision: int, now: datetime
@@ -95,6 +98,23 @@ class IndexClient:
             raise IndexLaggingError(
                 retry_after=1.0, space=space.name, wanted=str(revision), applied=str(applied)
             ) from None
+
+    async def compare(self, space: Space, contents: Contents, base: int) -> Contents | None:
+        """What the index holds of a space; None if it has not got to the revision and is still reading the log.
+
+        Raises UnavailableError.
+        """
+        request = pb.CompareSpaceRequest(
+            space_uid=space.uid,
+            revision=contents.revision,
+            memories=contents.memories,
+            checksum=contents.checksum,
+            base_revision=base,
+        )
+        held = await self._stub.CompareSpace(request)
+        if held.revision < contents.revision and not held.at_head:
+            return None
+        return Contents(held.revision, held.memories, held.checksum)
 
     async def _asked(self, space: Space, request: Q, call: Callable[[Q], Awaitable[A]]) -> A:
         """The answer to a question with the keys of the space; asked again if the index knows of a newer key."""

@@ -10,14 +10,14 @@ from mnemo_memory.domain.ports import Author
 from mnemocore.errors import MemoryNotFoundError, PermissionDeniedError, RoleRequiredError, SpaceNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from datetime import datetime
 
     from mnemo_memory.domain.memory import Draft, Kind, Memory, Space
     from mnemo_memory.domain.ports import SpaceStore
     from mnemocore.calls import Identity
     from mnemocore.clock import Clock
-    from mnemocore.ids import MemoryId, Tenant
+    from mnemocore.ids import MemoryId, SpaceUid, Tenant
 
 ADMIN_SCOPE = "memory:admin"
 
@@ -110,18 +110,27 @@ class Entry:
 
 
 class Access:
-    """Lets callers into spaces."""
+    """Lets callers into spaces. `used` is told of every space that somebody was let into."""
 
-    def __init__(self, spaces: SpaceStore, shares: Shares, clock: Clock) -> None:
+    def __init__(
+        self, spaces: SpaceStore, shares: Shares, clock: Clock, used: Callable[[SpaceUid], None] | None = None
+    ) -> None:
         self._spaces = spaces
         self._shares = shares
         self._clock = clock
+        self._used = used
 
     async def enter(self, caller: Identity, slug: str, need: Role) -> Entry:
         """The caller in the space of this name.
 
         Raises SpaceNotFoundError, also if the caller may not know of it; RoleRequiredError if it may not do that much.
         """
+        entry = await self._find(caller, slug, need)
+        if self._used is not None:
+            self._used(entry.space.uid)
+        return entry
+
+    async def _find(self, caller: Identity, slug: str, need: Role) -> Entry:
         try:
             space = await self._spaces.get_space(caller.tenant, slug)
         except SpaceNotFoundError:

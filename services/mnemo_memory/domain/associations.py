@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 LINKS_A_MEMORY: Final = 100
 """Links a memory may be the source of."""
+NEW_LEARNT_LINKS: Final = 500
+"""Links of the type CO_RECALLED that may be made in a space within LEARNING_WINDOW; others are not limited."""
+LEARNING_WINDOW: Final = timedelta(hours=1)
 MAX_PATHS: Final = 10
 DEFAULT_NEIGHBOURS: Final = 100
 MAX_NEIGHBOURS: Final = 1000
@@ -52,6 +56,7 @@ class AssociationType(IntEnum):
     REFERENCES = 7
     DERIVED_FROM = 8
     CO_RECALLED = 9
+    """The one that fades: it is learnt from use, the others are stated."""
 
 
 class Direction(IntEnum):
@@ -171,7 +176,8 @@ class AssociationStore(Protocol):
     ) -> Association:
         """Set or reinforce a link; the weakest other link of its source goes if there are too many.
 
-        Raises SpaceNotFoundError, MemoryNotFoundError, RequestIdReusedError.
+        Raises SpaceNotFoundError, MemoryNotFoundError, RequestIdReusedError, QuotaExceededError if it is new, of the
+        type CO_RECALLED, and NEW_LEARNT_LINKS were made in the LEARNING_WINDOW before.
         """
         ...
 
@@ -244,7 +250,7 @@ class Associations:
         """Set or reinforce a link; the space and the link as it is now.
 
         Raises InvalidFieldError, SpaceNotFoundError, RoleRequiredError, MemoryNotFoundError, RequestIdReusedError,
-        StoreFullError.
+        StoreFullError, QuotaExceededError if too many links of the type CO_RECALLED were made in the hour before.
         """
         _refuse_contradictions(link, strength)
         self._check_room()

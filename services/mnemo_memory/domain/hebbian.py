@@ -5,7 +5,11 @@ Pure functions over weights, which are above 0 and at most 1.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import date
 
 NEW_WEIGHT: Final = 0.3
 STEP: Final = 0.05
@@ -24,6 +28,11 @@ def reinforced(weight: float | None, *, positive: bool = False) -> float:
 def decayed(weight: float, active_days: float) -> float:
     """The weight after so many active days (days on which the space was used) without a step: halved every 30."""
     return float(weight * 2.0 ** (-max(0.0, active_days) / HALF_LIFE_ACTIVE_DAYS))
+
+
+def faded(weight: float, stepped_on: date, active_days: Iterable[date]) -> float:
+    """The weight of a link whose last step was on `stepped_on`, after some active days: those that came later count."""
+    return decayed(weight, sum(day > stepped_on for day in active_days))
 
 
 def is_pruned(weight: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 from uuid import UUID, uuid5
@@ -9,10 +10,17 @@ from uuid import UUID, uuid5
 from mnemo_memory.domain import changes
 from mnemo_memory.domain.consistency import encode_token
 from mnemo_memory.domain.memory import Change, Filter, Memory, NoveltyGate, Revision, Role, Space, State
-from mnemo_memory.domain.novelty import Decision
+from mnemo_memory.domain.novelty import Decision, Judgement, stands
 from mnemo_memory.domain.ports import Kept, ListPosition, Request, Store
 from mnemocore import paging
-from mnemocore.errors import InvalidFieldError, MemoryNotFoundError, MnemoError, Violation
+from mnemocore.errors import (
+    AlreadySupersededError,
+    InvalidFieldError,
+    MemoryNotFoundError,
+    MemoryProtectedError,
+    MnemoError,
+    Violation,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +31,7 @@ if TYPE_CHECKING:
     from mnemo_memory.domain.media import MediaInput, MediaLibrary
     from mnemo_memory.domain.memory import Draft
     from mnemo_memory.domain.novelty import Novelty
+    from mnemo_memory.domain.ports import Answered
     from mnemo_memory.domain.uses import Uses
     from mnemocore.calls import Identity
     from mnemocore.clock import Clock
@@ -36,6 +45,12 @@ MAX_ANSWER: Final = f"the {MAX_ANSWER_BYTES // 1024 // 1024} MiB of content that
 
 _LOOKED_AT: Final = 256
 """Revisions looked at in one step for a caller who sees only a part of the space."""
+_JUDGEMENTS: Final = 3
+"""How often a memory is compared with what is known while that changes; then it is written as it is."""
+
+
+class _ChangedMeanwhileError(Exception):
+    """What a draft was compared with has changed before the draft was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +141,7 @@ class Memories:
         """
         entry = await self._enter_to_add(caller, slug, [new])
         if self._gated(entry.space, new):
-            remembered, revision = await self._create_gated(entry, new, request)
+            remembered, revision = await self._create_gated(entry, new.draft, request)
             return entry.space, remembered, self._done(entry.space, revision)
         outcomes, token = await self._create(entry, [new], request, each=False)
         (remembered,) = _all_of(outcomes)
@@ -171,7 +186,7 @@ class Memories:
             results.update(zip(plain, outcomes, strict=True))
         for number in gated:
             try:
-                results[number], revision = await self._create_gated(entry, items[number], _part(request, number))
+                results[number], revision = await self._create_gated(entry, items[number].draft, _part(request, number))
             except MnemoError as error:
                 results[number] = error
         if gated:
@@ -232,15 +247,20 @@ class Memories:
         """
         entry = await self._enter_to_add(caller, slug, [new])
         await self._require_visible(entry, old_id)
+        now = self._clock.now()
+        close = changes.close(now)
+
+        def visible(old: Memory, draft: Draft) -> tuple[Memory, Draft]:
+            return close(entry.require_visible(old), draft)
+
         async with self._media.taking(entry, edit.request) as media:
             draft = await media.give(new.draft, new.media)
-            now = self._clock.now()
             written = await self._store.supersede(
-                entry.space, old_id, edit.etag, draft, changes.close(now), entry.author(now, edit.reason), edit.request
+                entry.space, old_id, edit.etag, draft, visible, entry.author(now, edit.reason), edit.request
             )
         self._cache.drop(entry.space.uid, [old_id])
         fresh, old = written.memories
-        return entry.space, fresh, old, self._done(entry.space, written.revision)
+        return entry.space, fresh, entry.require_visible(old), self._done(entry.space, written.revision)
 
     # Reading
 
@@ -376,36 +396,66 @@ class Memories:
         return Remembered(outcome.memory, outcome.duplicate)
 
     def _gated(self, space: Space, new: New) -> bool:
+        """Whether it is compared with what is known; one with a medium is not, for its text is not all it says."""
         gate = new.draft.novelty_gate
-        return (space.policy.novelty_gate if gate is NoveltyGate.UNNAMED else gate) is NoveltyGate.ON
+        wanted = space.policy.novelty_gate if gate is NoveltyGate.UNNAMED else gate
+        return new.media is None and wanted is NoveltyGate.ON
 
-    async def _create_gated(self, entry: Entry, new: New, request: Request | None) -> tuple[Remembered, int]:
-        """Write one memory as the novelty gate decides; the outcome and the newest revision."""
-        judgement = await self._novelty.judge(entry, new.draft)
-        known = judgement.known
-        now = self._clock.now()
-        if judgement.decision is Decision.REDUNDANT and known is not None:
-            written = await self._store.mutate(
-                entry.space, known.id, "", Change.REINFORCED, changes.reinforce(now), entry.author(now), request
-            )
+    async def _create_gated(self, entry: Entry, draft: Draft, request: Request | None) -> tuple[Remembered, int]:
+        """Write one memory as the novelty gate decides; the outcome and the newest revision.
+
+        It is judged again when what it was compared with has changed meanwhile.
+        """
+        if request is not None:
+            first = await self._store.answered(entry.space, request, self._clock.now())
+            if first is not None:
+                return self._once_more(entry, first), first.revision
+        for _ in range(_JUDGEMENTS):
+            judgement = await self._novelty.judge(entry, draft)
+            try:
+                return await self._write_judged(entry, draft, judgement, request)
+            except (_ChangedMeanwhileError, MemoryNotFoundError, AlreadySupersededError, MemoryProtectedError):
+                continue
+        return await self._write_judged(entry, draft, Judgement(Decision.UNKNOWN), request)
+
+    def _once_more(self, entry: Entry, first: Answered) -> Remembered:
+        """The first answer of the novelty gate to a repeated request."""
+        novelty = Decision(int(first.note)) if first.note else None
+        duplicate = first.kept.duplicate or novelty is Decision.REDUNDANT
+        return Remembered(entry.require_visible(first.kept.memory), duplicate, novelty)
+
+    async def _write_judged(
+        self, entry: Entry, draft: Draft, judgement: Judgement, request: Request | None
+    ) -> tuple[Remembered, int]:
+        """Write what was judged. Raises _ChangedMeanwhileError if it was compared with what is no more."""
+        known, decision, now = judgement.known, judgement.decision, self._clock.now()
+        noted = None if request is None else replace(request, note=str(int(decision)))
+        author = entry.author(now)
+        if decision is Decision.REDUNDANT and known is not None:
+            reinforce = changes.reinforce(now)
+
+            def again(memory: Memory) -> Memory:
+                return reinforce(_require_same(entry, known, memory))
+
+            written = await self._store.mutate(entry.space, known.id, "", Change.REINFORCED, again, author, noted)
             self._cache.drop(entry.space.uid, [known.id])
-            return Remembered(written.memories[0], duplicate=True, novelty=judgement.decision), written.revision
-        async with self._media.taking(entry, request) as media:
-            draft = await media.give(new.draft, new.media)
-            if judgement.replaces and known is not None:
-                written = await self._store.supersede(
-                    entry.space, known.id, "", draft, changes.close(now), entry.author(now), request
-                )
-                self._cache.drop(entry.space.uid, [known.id])
-                return Remembered(written.memories[0], novelty=judgement.decision), written.revision
-            created = await self._store.create(
-                entry.space, [draft], entry.author(now), request, each=False, within=entry.part
-            )
+            return Remembered(written.memories[0], duplicate=True, novelty=decision), written.revision
+        if judgement.replaces and known is not None:
+            close = changes.close(now)
+
+            def replaced(old: Memory, new: Draft) -> tuple[Memory, Draft]:
+                return close(_require_same(entry, known, old), new)
+
+            written = await self._store.supersede(entry.space, known.id, "", draft, replaced, author, noted)
+            self._cache.drop(entry.space.uid, [known.id])
+            return Remembered(written.memories[0], novelty=decision), written.revision
+        created = await self._store.create(entry.space, [draft], author, noted, each=False, within=entry.part)
         (outcome,) = created.outcomes
         assert isinstance(outcome, Kept), "an error of one is raised"
-        if judgement.decision is Decision.REFINEMENT and known is not None:
-            await self._novelty.link(entry, outcome.memory.id, known.id)
-        return Remembered(outcome.memory, outcome.duplicate, judgement.decision), created.revision
+        if decision is Decision.REFINEMENT and known is not None:
+            with suppress(MemoryNotFoundError):  # erased meanwhile: there is nothing to link to
+                await self._novelty.link(entry, outcome.memory.id, known.id)
+        return Remembered(outcome.memory, outcome.duplicate, decision), created.revision
 
     async def _change(
         self,
@@ -479,6 +529,13 @@ def _all_of(outcomes: Iterable[Remembered | MnemoError]) -> list[Remembered]:
             raise outcome
         remembered.append(outcome)
     return remembered
+
+
+def _require_same(entry: Entry, known: Memory, memory: Memory) -> Memory:
+    """The memory. Raises _ChangedMeanwhileError if it is not what it was when something was compared with it."""
+    if not stands(entry, memory) or memory.content != known.content:
+        raise _ChangedMeanwhileError
+    return memory
 
 
 def _part(request: Request | None, number: int) -> Request | None:

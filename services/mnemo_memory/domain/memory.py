@@ -323,7 +323,10 @@ class Filter:
             and (self.valid_at is None or _within(self.valid_at, memory.valid_from, memory.valid_to))
             and (self.min_importance is None or memory.importance >= self.min_importance)
             and (not self.modalities or memory.modality in self.modalities)
-            and all(key in memory.metadata and memory.metadata[key] == value for key, value in self.metadata.items())
+            and all(
+                key in memory.metadata and _same_json(memory.metadata[key], value)
+                for key, value in self.metadata.items()
+            )
         )
 
     def as_query(self) -> list[Any]:
@@ -340,6 +343,17 @@ class Filter:
             [int(modality) for modality in self.modalities],
             self.nothing,
         ]
+
+
+def _same_json(left: Any, right: Any) -> bool:
+    """Whether two JSON values are equal as the database compares them: 1 is 1.0, true is not 1."""
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_same_json(item, right[key]) for key, item in left.items())
+    if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
+        return len(left) == len(right) and all(map(_same_json, left, right))
+    return bool(left == right)
 
 
 def _within(moment: datetime, start: datetime | None, end: datetime | None) -> bool:

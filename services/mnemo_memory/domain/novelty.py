@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, Protocol
 
-from mnemo_memory.domain.memory import Filter, Kind
-from mnemocore.errors import UnavailableError
+from mnemo_memory.domain.memory import Filter, Kind, State
+from mnemocore import calls
+from mnemocore.errors import DeadlineExceededError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +30,8 @@ REDUNDANT: Final = 0.92
 AMBIGUOUS_FACT: Final = 0.82
 AMBIGUOUS: Final = 0.78
 _NEIGHBOURS: Final = 5
+_INDEX_SHARE: Final = 0.7
+"""The share of the remaining time for the comparison, so that there is time to write without it."""
 _WORD: Final = re.compile(r"[\w']+")
 _NEGATIONS: Final = frozenset(
     {"not", "no", "never", "none", "nobody", "nothing", "neither", "nor", "cannot", "without", "stopped", "quit"}
@@ -91,16 +94,21 @@ class Novelty:
         self._clock = clock
 
     async def judge(self, entry: Entry, draft: Draft) -> Judgement:
-        """What a draft is to what the caller may see of the space; UNKNOWN if the index does not answer."""
+        """What a draft is to what the caller may see of the space; UNKNOWN if the index does not answer.
+
+        What is protected is not replaced: what would do so is new beside it.
+        """
         least = AMBIGUOUS_FACT if draft.kind is Kind.FACT else AMBIGUOUS
         try:
-            found = await self._nearest(entry, draft, least)
-        except UnavailableError:
+            with calls.share_of_the_time(_INDEX_SHARE):
+                found = await self._nearest(entry, draft, least)
+        except (UnavailableError, DeadlineExceededError):
             return Judgement(Decision.UNKNOWN)
         if found is None:
             return Judgement(Decision.NEW)
         known, similarity = found
-        return Judgement(decide(draft, known, similarity), known)
+        judgement = Judgement(decide(draft, known, similarity), known)
+        return Judgement(Decision.NEW) if judgement.replaces and known.protected else judgement
 
     async def of(self, space: Space, draft: Draft) -> float | None:
         """1 minus the similarity to the nearest active memory of the kind; None if the index does not answer."""
@@ -108,7 +116,7 @@ class Novelty:
             found = await self._finder.similar(
                 space, draft.content, 1, Filter(kinds=(draft.kind,)), 0.0, 0, self._clock.now()
             )
-        except UnavailableError:
+        except (UnavailableError, DeadlineExceededError):
             return None
         return 1.0 - found[0][1] if found else 1.0
 
@@ -125,11 +133,16 @@ class Novelty:
         memories = await self._store.get(entry.space, [memory_id for memory_id, _ in found], now)
         for memory_id, similarity in found:
             memory = memories.get(memory_id)
-            if memory is None or memory.actor != draft.actor or memory.superseded_by is not None:
+            if memory is None or memory.actor != draft.actor or not stands(entry, memory):
                 continue
             if not memory.protected or similarity >= _redundant(draft):
                 return memory, similarity
         return None
+
+
+def stands(entry: Entry, memory: Memory) -> bool:
+    """Whether a memory is one that others are compared with: active, and one the caller may see."""
+    return memory.state is State.ACTIVE and entry.sees(memory)
 
 
 def decide(draft: Draft, known: Memory, similarity: float) -> Decision:

@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A mutating request that can be repeated: the same `id` with the same `digest` returns the first outcome."""
+    """A mutating request that can be repeated: the same `id` with the same `digest` returns the first outcome.
+
+    `note` is kept with the outcome, for who asks for the answer.
+    """
 
     id: str
     digest: bytes
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,15 @@ class Created:
     """What became of each draft, in their order: kept, or the error that refused it; the space's newest revision."""
 
     outcomes: tuple[Kept | MnemoError, ...]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The first answer to a request that wrote one memory, its note, and the space's newest revision then."""
+
+    kept: Kept
+    note: str
     revision: int
 
 
@@ -114,6 +127,13 @@ class Store(Protocol):
         What speaks against one is MemoryExistsError, DuplicateMemoryError, QuotaExceededError or MediaNotFoundError.
         Raises SpaceNotFoundError, RequestIdReusedError, and MemoryNotFoundError if the request is repeated and its
         memory was erased meanwhile.
+        """
+        ...
+
+    async def answered(self, space: Space, request: Request, now: datetime) -> Answered | None:
+        """The first answer to a request that wrote one memory; None if there was none yet.
+
+        Raises RequestIdReusedError, and MemoryNotFoundError if the memory was erased meanwhile.
         """
         ...
 
@@ -271,10 +291,11 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The answer of the index and the revision it is based on."""
+    """The answer of the index, the revision it is based on, and whether only words were searched."""
 
     hits: tuple[Hit, ...]
     applied_revision: int
+    without_encoder: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import logging
 import math
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mnemo_memory.domain.consistency import decode_token, encode_token
@@ -28,8 +26,7 @@ from mnemocore.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from datetime import datetime
+    from collections.abc import Iterable, Mapping
 
     from mnemo_memory.domain.access import Access, Entry
     from mnemo_memory.domain.uses import Uses
@@ -47,6 +44,7 @@ _SEEDS: Final = 20
 _INDEX_SHARE: Final = 0.7
 """The share of the remaining time that the index gets, so that there is time to do without it."""
 _EVERYTHING: Final = Filter()
+_LAST_MOMENT: Final = datetime.max.replace(tzinfo=UTC)
 _EVERY_STATE: Final = (State.ACTIVE, State.ARCHIVED, State.SUPERSEDED, State.EXPIRED)
 _log = logging.getLogger(__name__)
 
@@ -125,12 +123,16 @@ class Recalled:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The best memories (best first), a token of how fresh the answer is, whether it was found without the index."""
+    """The best memories (best first), a token of how fresh the answer is, whether they were found without the index.
+
+    With `without_encoder` the index searched words only.
+    """
 
     space: Space
     recalled: list[Recalled]
     token: str
     without_index: bool = False
+    without_encoder: bool = False
 
 
 class Spreading(Protocol):
@@ -163,7 +165,7 @@ class Recall:
         entry = await self._access.enter(caller, slug, Role.READ)
         needed = self._min_revision(entry.space, inquiry.freshness)
         try:
-            with _a_share_of_the_time():
+            with calls.share_of_the_time(_INDEX_SHARE):
                 if inquiry.known_at is not None:
                     return await self._known(entry, inquiry, inquiry.known_at, needed)
                 found = await self._found(entry, inquiry, needed)
@@ -200,7 +202,7 @@ class Recall:
             for memory in self._matching(entry, inquiry, memories.values())
         ]
         token = encode_token(self._store.store_id, entry.space.uid, found.applied_revision)
-        return self._best(entry, inquiry, recalled, token)
+        return replace(self._best(entry, inquiry, recalled, token), without_encoder=found.without_encoder)
 
     async def _activation(self, entry: Entry, inquiry: Inquiry, found: Found, now: datetime) -> dict[MemoryId, float]:
         """What spreads from the best hits, as a share of the greatest relevance; only for the profile GRAPH."""
@@ -215,10 +217,15 @@ class Recall:
     async def _known(self, entry: Entry, inquiry: Inquiry, at: datetime, needed: int) -> Answer:
         """The memories as they were known at a time; more and more are looked at until enough match."""
         space, limit = entry.space, 4 * inquiry.wanted + _SPARE_HITS
-        later = Filter(created_to=at + timedelta(microseconds=1))
         while True:
             question = Question(
-                inquiry.query, min(limit, _MOST_HITS), later, _EVERY_STATE, self._clock.now(), needed, space.revision
+                inquiry.query,
+                min(limit, _MOST_HITS),
+                _written_by(at),
+                _EVERY_STATE,
+                self._clock.now(),
+                needed,
+                space.revision,
             )
             found = await self._index.search(space, question)
             hits = {hit.memory_id: hit for hit in found.hits}
@@ -235,7 +242,7 @@ class Recall:
         weights = WEIGHTS[inquiry.profile]
         recalled = [blend(memory, hits[memory.id], weights, at) for memory in matching]
         token = encode_token(self._store.store_id, space.uid, found.applied_revision)
-        return self._best(entry, inquiry, recalled, token)
+        return replace(self._best(entry, inquiry, recalled, token), without_encoder=found.without_encoder)
 
     async def _still_visible(self, entry: Entry, then: Mapping[MemoryId, Memory]) -> list[Memory]:
         """Those of the memories of another time that the caller may see now."""
@@ -249,7 +256,7 @@ class Recall:
         space, now = entry.space, self._clock.now()
         where, states = entry.narrow(inquiry.where), inquiry.wanted_states
         if inquiry.known_at is not None:
-            where, states = Filter(created_to=inquiry.known_at + timedelta(microseconds=1)), _EVERY_STATE
+            where, states = _written_by(inquiry.known_at), _EVERY_STATE
         limit = 2 * inquiry.wanted + _SPARE_HITS if inquiry.known_at is None else _MOST_HITS
         found = await self._store.search_words(space, inquiry.query, where, states, limit, now)
         ranks = {memory.id: rank for memory, rank in found}
@@ -308,20 +315,10 @@ def recency(occurred_at: datetime, now: datetime) -> float:
     return float(2.0 ** (-age_days / RECENCY_HALF_LIFE_DAYS))
 
 
+def _written_by(at: datetime) -> Filter:
+    """What was written at a time or before it."""
+    return _EVERYTHING if at == _LAST_MOMENT else Filter(created_to=at + timedelta(microseconds=1))
+
+
 def _by_words(memory_id: MemoryId, rank: float) -> Hit:
     return Hit(memory_id, rank, (ScorePart("words", rank, 1.0, rank),))
-
-
-@contextmanager
-def _a_share_of_the_time() -> Iterator[None]:
-    """Calls made inside have a part of the time that is left only."""
-    deadline = calls.deadline.get()
-    if deadline is None:
-        yield
-        return
-    left = deadline - time.monotonic()
-    token = calls.deadline.set(deadline - (1 - _INDEX_SHARE) * left)
-    try:
-        yield
-    finally:
-        calls.deadline.reset(token)

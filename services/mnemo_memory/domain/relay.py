@@ -76,6 +76,8 @@ class Relay:
                 continue  # it was erased meanwhile
             except MnemoError as error:
                 _log.error("space %s cannot be published, the others go on: %s", space.uid, error)
+            except Exception:  # noqa: BLE001  (a fault that one space brings to light does not hold up the others)
+                _log.exception("space %s cannot be published, the others go on", space.uid)
         return published
 
     async def _publish(self, space: Space) -> int:

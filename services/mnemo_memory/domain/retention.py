@@ -88,10 +88,14 @@ def strength(importance: float, accesses: int, days_since_access: float, reliabi
     return min(1.0, max(0.0, potentiated))
 
 
+def last_used(memory: Judged) -> datetime:
+    """When a memory was last used; when it was written if it never was."""
+    return memory.accessed_at or memory.created_at
+
+
 def strength_of(memory: Judged, now: datetime) -> float:
     """The strength of a memory at `now`, 0 to 1."""
-    used_at = memory.accessed_at or memory.created_at
-    days = (now - used_at).total_seconds() / _DAY_SECONDS
+    days = (now - last_used(memory)).total_seconds() / _DAY_SECONDS
     return strength(memory.importance, memory.accesses, days, reliability(memory.alpha, memory.beta))
 
 
@@ -110,11 +114,14 @@ def retention(active_days: float, stability: float) -> float:
 
 
 class Candidacy(IntEnum):
-    """What is to be done about a memory as time passes. Forgetting archives; it never erases."""
+    """What is to be done about a memory as time passes. Forgetting archives; it never erases.
 
-    KEEP = 0
-    REVIEW = 1
-    FORGET = 2
+    The numbers are those of the contract.
+    """
+
+    KEEP = 1
+    REVIEW = 2
+    FORGET = 3
 
 
 def candidacy(retained: float, importance: float, *, protected: bool) -> Candidacy:
@@ -122,6 +129,29 @@ def candidacy(retained: float, importance: float, *, protected: bool) -> Candida
     if protected or importance >= NEVER_FORGOTTEN or retained > REVIEW_BELOW:
         return Candidacy.KEEP
     return Candidacy.FORGET if retained <= FORGET_BELOW else Candidacy.REVIEW
+
+
+class Forgettable(Judged, Protocol):
+    """What retention is computed of; every memory has it."""
+
+    @property
+    def protected(self) -> bool:
+        """Whether it is kept from being forgotten."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Retained:
+    """How much of a memory is retained, 0 to 1, and what is to be done about it."""
+
+    retention: float
+    candidacy: Candidacy
+
+
+def retained(memory: Forgettable, active_days: float) -> Retained:
+    """What is retained of a memory so many active days after it was last used."""
+    left = retention(active_days, stability(memory.importance, memory.accesses))
+    return Retained(left, candidacy(left, memory.importance, protected=memory.protected))
 
 
 # Reliability

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from mnemo_memory.domain.memory import Memory, OnDuplicate, State, Tier
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from mnemo_memory.domain.ports import Author
     from mnemocore.errors import MnemoError
     from mnemocore.sealing import SpaceCipher
+
+LAST_ORDINAL: Final = 2**53
+"""The greatest place in a session that a caller can name; what arrives after it has the same place."""
 
 
 class Sorted:
@@ -81,7 +84,7 @@ async def sort(
 
 
 class Room:
-    """What the limits of a space leave for more."""
+    """What the limits of a space leave for more, less what has taken room here."""
 
     def __init__(self, space: Space) -> None:
         self._space = space
@@ -90,32 +93,42 @@ class Room:
 
     def take(self, draft: Draft) -> MnemoError | None:
         """Take room for a draft; the error if there is none. Its medium has room already."""
-        limits = self._space.policy.limits
         size = rows.size_of(draft)
-        content = rows.bytes_of(draft.content)
-        for quota, wanted, limit in (
-            ("max_content_bytes", content, limits.max_content_bytes),
-            ("max_memories", self._memories + 1, limits.max_memories),
-            ("max_bytes", self._bytes + size, limits.max_bytes),
-        ):
-            if 0 < limit < wanted:
-                return QuotaExceededError(space=self._space.name, quota=quota, limit=str(limit))
+        limits = self._space.policy.limits
+        refusal = self._refusal(rows.bytes_of(draft.content), size)
+        if refusal is None and 0 < limits.max_memories <= self._memories:
+            refusal = self._exceeded("max_memories", limits.max_memories)
+        if refusal is not None:
+            return refusal
         self._memories += 1
         self._bytes += size
         return None
 
+    def grow(self, before: Memory, after: Memory) -> None:
+        """Take room for what a changed memory has more. Raises QuotaExceededError, never if it is not larger."""
+        growth = rows.size_of(after) - rows.size_of(before)
+        if growth > 0 and (refusal := self._refusal(rows.bytes_of(after.content), growth)) is not None:
+            raise refusal
+        self._bytes += growth
 
-def refuse_growth(space: Space, before: Memory, after: Memory) -> None:
-    """Raise QuotaExceededError if a changed memory is larger than before and than the limits allow."""
-    growth = rows.size_of(after) - rows.size_of(before)
-    limits = space.policy.limits
-    if growth <= 0:
-        return
-    if 0 < limits.max_content_bytes < rows.bytes_of(after.content):
-        limit = str(limits.max_content_bytes)
-        raise QuotaExceededError(space=space.name, quota="max_content_bytes", limit=limit)
-    if 0 < limits.max_bytes < space.bytes + space.media_bytes + growth:
-        raise QuotaExceededError(space=space.name, quota="max_bytes", limit=str(limits.max_bytes))
+    def grow_by_media(self, size: int) -> None:
+        """Take room for the bytes of a medium. Raises QuotaExceededError."""
+        if (refusal := self._refusal(0, size)) is not None:
+            raise refusal
+        self._bytes += size
+
+    def _refusal(self, content: int, growth: int) -> QuotaExceededError | None:
+        limits = self._space.policy.limits
+        for quota, wanted, limit in (
+            ("max_content_bytes", content, limits.max_content_bytes),
+            ("max_bytes", self._bytes + growth, limits.max_bytes),
+        ):
+            if 0 < limit < wanted:
+                return self._exceeded(quota, limit)
+        return None
+
+    def _exceeded(self, quota: str, limit: int) -> QuotaExceededError:
+        return QuotaExceededError(space=self._space.name, quota=quota, limit=str(limit))
 
 
 async def numbered(
@@ -133,7 +146,7 @@ async def numbered(
         ordinal = draft.ordinal if draft.session else None
         if draft.session:
             ordinal = ordinals[draft.session] if ordinal is None else ordinal
-            ordinals[draft.session] = max(ordinals.get(draft.session, 0), ordinal + 1)
+            ordinals[draft.session] = min(max(ordinals.get(draft.session, 0), ordinal + 1), LAST_ORDINAL)
         memories.append(_memory(draft, ordinal, revision, author))
     return memories
 
@@ -255,4 +268,6 @@ async def _next_ordinals(
         UUID(space.uid),
         list(stored),
     )
-    return {stored[row["session"]]: 0 if row["newest"] is None else row["newest"] + 1 for row in found}
+    return {
+        stored[row["session"]]: 0 if row["newest"] is None else min(row["newest"] + 1, LAST_ORDINAL) for row in found
+    }

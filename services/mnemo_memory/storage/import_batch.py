@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from uuid import UUID
 
 from mnemo_memory.domain.associations import LINKS_A_MEMORY, Association
-from mnemo_memory.domain.media import PART_BYTES, refuse_beyond_quota
+from mnemo_memory.domain.media import PART_BYTES
 from mnemo_memory.domain.media_types import HEAD_BYTES, check
 from mnemo_memory.domain.memory import Change, Draft, Memory, Revision, State, Tier
 from mnemo_memory.domain.sessions import Session
@@ -226,7 +226,7 @@ class ImportBatch:
     async def _change(self, there: Memory, after: Memory, change: Change, author: Author) -> None:
         """Put a memory in the place of the one that is there. Raises QuotaExceededError, MediaNotFoundError."""
         await self._claim(after, there)
-        drafts.refuse_growth(self._space, there, after)
+        self._room.grow(there, after)
         self._put(replace(after, created_revision=there.created_revision), change, author)
 
     def _put(self, memory: Memory, change: Change, author: Author) -> None:
@@ -388,8 +388,7 @@ class ImportBatch:
             await self._connection.execute("DELETE FROM memory.media WHERE space_uid = $1 AND id = $2", *key)
             described = f"is not that of the bytes of {media.id}"
             raise InvalidFieldError.of([Violation("media_part.media.sha256", described)])
-        grown = self._space.media_bytes + self._media_growth
-        refuse_beyond_quota(replace(self._space, media_bytes=grown), media.size)
+        self._room.grow_by_media(media.size)
         self._media_growth += media.size
         plain = bytes.fromhex(media.sha256)
         await self._connection.execute(

@@ -12,14 +12,21 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
+from mnemo_memory.domain.associations import (
+    LEARNING_WINDOW,
+    NEW_LEARNT_LINKS,
+    Association,
+    AssociationType,
+    Direction,
+    Link,
+)
 from mnemo_memory.domain.associations import LINKS_A_MEMORY as LINKS_A_SOURCE
-from mnemo_memory.domain.associations import Association, AssociationType, Direction, Link
 from mnemo_memory.domain.memory import State
 from mnemo_memory.domain.spreading import Edge
 from mnemo_memory.storage import rows, transactions
 from mnemo_memory.storage.conditions import Conditions
 from mnemo_memory.storage.fresh_keys import with_fresh_keys
-from mnemocore.errors import MemoryNotFoundError
+from mnemocore.errors import MemoryNotFoundError, QuotaExceededError
 from mnemocore.ids import MemoryId
 
 if TYPE_CHECKING:
@@ -50,6 +57,12 @@ DELETE FROM memory.associations AS a USING (
 ) AS surplus
 WHERE a.space_uid = $1 AND a.source = $2 AND a.target = surplus.target AND a.type = surplus.type
 """
+_NEWEST_LEARNT: Final = f"""
+SELECT created_at FROM memory.associations WHERE space_uid = $1 AND type = {AssociationType.CO_RECALLED.value}
+AND created_at > $2 AND created_at <= $3 ORDER BY created_at DESC OFFSET $4 LIMIT 1
+"""
+QUOTA_OF_LEARNT: Final = "new_co_recalled_links_per_hour"
+"""What the limit of new links of the type CO_RECALLED is called in errors."""
 _ENDS: Final = {
     Direction.OUTGOING: (("source", "target"),),
     Direction.INCOMING: (("target", "source"),),
@@ -249,6 +262,8 @@ async def _put(
     """Set or reinforce a link of a locked space."""
     key = (UUID(space.uid), UUID(link.source), UUID(link.target), int(link.type))
     before = await connection.fetchval(f"SELECT weight FROM memory.associations WHERE {_KEY}", *key)
+    if before is None and link.type is AssociationType.CO_RECALLED:
+        await _refuse_too_many(connection, space, author.at)
     row = await connection.fetchrow(
         _PUT, *key, strength.after(before), int(strength.reinforce), author.at, author.principal
     )
@@ -256,6 +271,24 @@ async def _put(
         await connection.execute(_LEAVE_STRONGEST, *key, LINKS_A_SOURCE - 1)
     assert row is not None, "an upsert that returns has a row"
     return association_of(row)
+
+
+async def _refuse_too_many(connection: Connection[Record], space: Space, now: datetime) -> None:
+    """Raise QuotaExceededError if so many links were learnt in the locked space that there is no room for another."""
+    since = now - LEARNING_WINDOW
+    oldest: datetime | None = await connection.fetchval(
+        _NEWEST_LEARNT, UUID(space.uid), since, now, NEW_LEARNT_LINKS - 1
+    )
+    if oldest is not None:
+        free_at = oldest + LEARNING_WINDOW
+        raise QuotaExceededError(
+            f"space {space.name!r} has reached its limit {QUOTA_OF_LEARNT} of {NEW_LEARNT_LINKS}; "
+            f"it has room again at {free_at.isoformat()}",
+            retry_after=(free_at - now).total_seconds(),
+            space=space.name,
+            quota=QUOTA_OF_LEARNT,
+            limit=str(NEW_LEARNT_LINKS),
+        )
 
 
 def association_of(row: Mapping[str, Any]) -> Association:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mnemocore.postgres import Database
 
 TABLES: Final = (
-    *("requests", "grants", "working_items", "checkpoints", "sessions", "associations"),
+    *("requests", "grants", "working_items", "checkpoints", "sessions", "associations", "active_days"),
     *("media_parts", "media", "revisions", "memories", "space_keys"),
 )
 """Every table with rows of spaces, the receipts aside: what refers to another one comes before it."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from mnemo_memory.domain.memory import Change, Filter, OnDuplicate, Revision, State
-from mnemo_memory.domain.ports import Author, Created, Kept, Swept, Written
+from mnemo_memory.domain.ports import Answered, Author, Created, Kept, Swept, Written
 from mnemo_memory.storage import drafts as drafting
 from mnemo_memory.storage import rows, transactions
 from mnemo_memory.storage.conditions import ARCHIVED, Conditions
@@ -28,6 +28,7 @@ from mnemocore.errors import (
     MnemoError,
     PeerUnavailableError,
     QuotaExceededError,
+    RequestIdReusedError,
     SpaceNotFoundError,
 )
 from mnemocore.ids import MemoryId, SpaceUid
@@ -176,7 +177,10 @@ class PostgresStore:
         author: Author,
         cipher: SpaceCipher | None,
     ) -> Created:
-        """The first answer to a request once more."""
+        """The first answer to a request once more.
+
+        Raises RequestIdReusedError if the drafts are more than there were: others were refused before they came here.
+        """
         revisions = iter(await transactions.revisions_of(connection, record, cipher))
         taken = set(json.loads(record["taken"]))
         others = json.loads(record["duplicates"])
@@ -187,7 +191,9 @@ class PostgresStore:
             elif str(number) in others:
                 outcomes.append(await self._other(connection, space, others[str(number)], author, cipher))
             else:
-                revision = next(revisions)
+                revision = next(revisions, None)
+                if revision is None:
+                    raise RequestIdReusedError
                 if revision.memory is None:
                     raise MemoryNotFoundError(memory=f"{space.name}/memories/{revision.memory_id}")
                 outcomes.append(Kept(revision.memory))
@@ -212,6 +218,24 @@ class PostgresStore:
         return QuotaExceededError(space=space.name, quota=value, limit=limit)
 
     @with_fresh_keys
+    async def answered(self, space: Space, request: Request, now: datetime) -> Answered | None:
+        """The first answer to a request that wrote one memory; None if there was none yet."""
+        cipher = await self._vault.cipher(space)
+        async with self._database.transaction(readonly=True) as connection:
+            record = await transactions.earlier(connection, space.tenant, request)
+            if record is None:
+                return None
+            there = json.loads(record["duplicates"]).get("0")
+            if there is not None:
+                kept = Kept(await transactions.read(connection, space, MemoryId(there[1]), "", now, cipher), True)
+            else:
+                first = (await transactions.revisions_of(connection, record, cipher))[0]
+                if first.memory is None:
+                    raise MemoryNotFoundError(memory=f"{space.name}/memories/{first.memory_id}")
+                kept = Kept(first.memory)
+            return Answered(kept, transactions.note_of(record), record["last_revision"])
+
+    @with_fresh_keys
     async def mutate(
         self,
         space: Space,
@@ -234,7 +258,7 @@ class PostgresStore:
             await transactions.remember(connection, space, request, locked.revision + 1, last, author.at)
             if altered is None:
                 return Written((before,), last)
-            drafting.refuse_growth(locked, before, altered)
+            drafting.Room(locked).grow(before, altered)
             after = _stamped(drafting.warmed(before, altered), last, author)
             await _replace(connection, space, before, after, change, author, cipher)
             return Written((after,), last)
@@ -571,7 +595,7 @@ class PostgresStore:
         if record["first_revision"] > record["last_revision"]:
             memory = await transactions.read(connection, space, memory_id, "", author.at, cipher)
             return Written((memory,), record["last_revision"])
-        (revision,) = await transactions.revisions_of(connection, record, cipher)
+        revision = (await transactions.revisions_of(connection, record, cipher))[0]
         if revision.memory is None:
             raise MemoryNotFoundError(memory=f"{space.name}/memories/{memory_id}")
         return Written((revision.memory,), record["last_revision"])

@@ -8,7 +8,6 @@ move neither waits for a writer nor deadlocks with one; the row of the space is 
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -157,5 +156,5 @@ def _standing(row: Mapping[str, Any]) -> Standing:
         alpha=row["alpha"],
         beta=row["beta"],
         active=row["active"],
-        expires_at=row["expires_at"] and row["expires_at"].replace(tzinfo=UTC),  # the last moment comes without a zone
+        expires_at=row["expires_at"],
     )

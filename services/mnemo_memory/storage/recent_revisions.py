@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from mnemo_memory.storage import rows
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
     from mnemocore.ids import SpaceUid
 
 CAPACITY: Final = 16 * 1024 * 1024
-"""Characters of content held at most, with _ROW for everything else of a revision."""
+"""Bytes of content and metadata held at most, with _ROW for everything else of a revision."""
 _ROW: Final = 1024
 
 
@@ -21,14 +23,15 @@ class RecentRevisions:
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._size = 0
-        self._revisions: dict[SpaceUid, dict[int, Revision]] = {}
+        self._revisions: dict[SpaceUid, dict[int, tuple[Revision, int]]] = {}
 
     def add(self, space_uid: SpaceUid, revisions: Iterable[Revision]) -> None:
         """Hold revisions that are committed, in whatever order."""
         held = self._revisions.setdefault(space_uid, {})
         for revision in revisions:
-            held[revision.revision] = revision
-            self._size += _size(revision)
+            size = _ROW + (rows.size_of(revision.memory) if revision.memory else 0)
+            held[revision.revision] = (revision, size)
+            self._size += size
         if self._size > self._capacity:
             self._revisions.clear()
             self._size = 0
@@ -37,15 +40,11 @@ class RecentRevisions:
         """The revisions that follow on `after` without a gap, at most `limit`; they are not held any longer."""
         held = self._revisions.get(space_uid, {})
         while held and (oldest := next(iter(held))) <= after:  # published by others, or read from the store
-            self._size -= _size(held.pop(oldest))
+            self._size -= held.pop(oldest)[1]
         taken: list[Revision] = []
-        while len(taken) < limit and (revision := held.pop(after + len(taken) + 1, None)) is not None:
-            taken.append(revision)
-            self._size -= _size(revision)
+        while len(taken) < limit and (found := held.pop(after + len(taken) + 1, None)) is not None:
+            taken.append(found[0])
+            self._size -= found[1]
         if not held:
             self._revisions.pop(space_uid, None)
         return taken
-
-
-def _size(revision: Revision) -> int:
-    return _ROW + (len(revision.memory.content) if revision.memory else 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import zstandard
@@ -119,7 +119,7 @@ def to_memory(row: Mapping[str, Any], now: datetime, cipher: SpaceCipher | None)
         actor=row["actor"],
         session=row["session"],
         ordinal=row["ordinal"],
-        occurred_at=row["occurred_at"].replace(tzinfo=UTC),  # the driver gives the first and last moment without a zone
+        occurred_at=row["occurred_at"],
         importance=row["importance"],
         confidence=row["confidence"],
         state=State.ACTIVE,
@@ -129,9 +129,9 @@ def to_memory(row: Mapping[str, Any], now: datetime, cipher: SpaceCipher | None)
         updated_at=row["updated_at"],
         modality=Modality(row["modality"]),
         media=_to_media(row["media"]),
-        valid_from=_zoned(row["valid_from"]),
-        valid_to=_zoned(row["valid_to"]),
-        expires_at=_zoned(row["expires_at"]),
+        valid_from=row["valid_from"],
+        valid_to=row["valid_to"],
+        expires_at=row["expires_at"],
         archived_at=_archived_at(row),
         provenance=_to_provenance(row["provenance"]),
         supersedes=_to_id(row["supersedes"]),
@@ -400,10 +400,6 @@ def _archived_at(row: Mapping[str, Any]) -> datetime | None:
 
 def _to_id(value: Any) -> MemoryId | None:
     return None if value is None else MemoryId(str(value))
-
-
-def _zoned(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment.replace(tzinfo=UTC)
 
 
 def _to_media(text: str | None) -> Media | None:

@@ -59,6 +59,8 @@ UPDATE memory.memories SET kind = $3, content = $4, metadata = $5::text::jsonb, 
     accessed_at = coalesce($33, accessed_at), tier = $34
 WHERE space_uid = $1 AND id = $2
 """
+_NOTE: Final = "note"
+"""What stands in a record of a request beside the numbers of its items."""
 _INSERT_REVISIONS: Final = """
 INSERT INTO memory.revisions (
     space_uid, revision, memory_id, change, action, snapshot, sealed, committed_at, principal, reason)
@@ -275,6 +277,9 @@ async def remember(
     """Keep what a request did, so that it does it once. Raises RequestIdReusedError."""
     if request is None:
         return
+    others: dict[Any, Any] = dict(duplicates or {})
+    if request.note:
+        others[_NOTE] = request.note
     try:
         await connection.execute(
             "INSERT INTO memory.requests (tenant, request_id, digest, space_uid, first_revision, last_revision, taken, "
@@ -286,11 +291,16 @@ async def remember(
             first,
             last,
             rows.to_json(list(taken)),
-            json.dumps(duplicates or {}),
+            json.dumps(others),
             at,
         )
     except UniqueViolationError:  # the same id at the same moment in another space
         raise RequestIdReusedError from None
+
+
+def note_of(record: Record) -> str:
+    """The note of an earlier request."""
+    return str(json.loads(record["duplicates"]).get(_NOTE, ""))
 
 
 async def revisions_of(connection: Connection[Record], record: Record, cipher: SpaceCipher | None) -> list[Revision]:

@@ -106,7 +106,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INVALID_SETTING: _ErrorReason.ValueType  # 28
     """A setting has a value that is not allowed. Never on the wire. Metadata: `setting`."""
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 29
-    """The space may not hold more; details in `google.rpc.QuotaFailure`. Metadata: `space`, `quota`, `limit`."""
+    """The space may not hold more, or take more at this time: then `google.rpc.RetryInfo` says when it can again. Details in
+    `google.rpc.QuotaFailure`. Metadata: `space`, `quota`, `limit`.
+    """
     ERROR_REASON_DUPLICATE_MEMORY: _ErrorReason.ValueType  # 30
     """An equal memory is there. Metadata: `memory`."""
     ERROR_REASON_ALREADY_SUPERSEDED: _ErrorReason.ValueType  # 31
@@ -143,6 +145,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The space is shared with the caller in a role that does not allow the call. Metadata: `space`, `role`."""
     ERROR_REASON_BACKUP_DAMAGED: _ErrorReason.ValueType  # 47
     """A backup is not whole or cannot be read with the key. Never on the wire. Metadata: `path`."""
+    ERROR_REASON_INDEX_REBUILDING: _ErrorReason.ValueType  # 48
+    """The index does not have the whole space yet: it is built from the event log."""
+    ERROR_REASON_WRONG_REPLICA: _ErrorReason.ValueType  # 49
+    """The space belongs to another replica of the index."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons of errors, in `google.rpc.ErrorInfo.reason` without the prefix `ERROR_REASON_`.
@@ -208,7 +214,9 @@ ERROR_REASON_DATA_DIRECTORY: ErrorReason.ValueType  # 27
 ERROR_REASON_INVALID_SETTING: ErrorReason.ValueType  # 28
 """A setting has a value that is not allowed. Never on the wire. Metadata: `setting`."""
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 29
-"""The space may not hold more; details in `google.rpc.QuotaFailure`. Metadata: `space`, `quota`, `limit`."""
+"""The space may not hold more, or take more at this time: then `google.rpc.RetryInfo` says when it can again. Details in
+`google.rpc.QuotaFailure`. Metadata: `space`, `quota`, `limit`.
+"""
 ERROR_REASON_DUPLICATE_MEMORY: ErrorReason.ValueType  # 30
 """An equal memory is there. Metadata: `memory`."""
 ERROR_REASON_ALREADY_SUPERSEDED: ErrorReason.ValueType  # 31
@@ -245,6 +253,10 @@ ERROR_REASON_ROLE_REQUIRED: ErrorReason.ValueType  # 46
 """The space is shared with the caller in a role that does not allow the call. Metadata: `space`, `role`."""
 ERROR_REASON_BACKUP_DAMAGED: ErrorReason.ValueType  # 47
 """A backup is not whole or cannot be read with the key. Never on the wire. Metadata: `path`."""
+ERROR_REASON_INDEX_REBUILDING: ErrorReason.ValueType  # 48
+"""The index does not have the whole space yet: it is built from the event log."""
+ERROR_REASON_WRONG_REPLICA: ErrorReason.ValueType  # 49
+"""The space belongs to another replica of the index."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -128,10 +128,13 @@ class SubscribeEventsRequest(_message.Message):
         AFTER_POSITION_FIELD_NUMBER: _builtins.int
         FILTER_FIELD_NUMBER: _builtins.int
         CREDIT_FIELD_NUMBER: _builtins.int
+        HEAD_AT_ONCE_FIELD_NUMBER: _builtins.int
         after_position: _builtins.int
         """Events after this position; 0 means from the first event."""
         credit: _builtins.int
         """How many events may be sent before the client gives credit."""
+        head_at_once: _builtins.bool
+        """The first batch comes at once, even if it is empty: it tells the head position."""
         @_builtins.property
         def filter(self) -> _resources_pb2.EventFilter:
             """Which events."""
@@ -142,10 +145,11 @@ class SubscribeEventsRequest(_message.Message):
             after_position: _builtins.int = ...,
             filter: _resources_pb2.EventFilter | None = ...,
             credit: _builtins.int = ...,
+            head_at_once: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["after_position", b"after_position", "credit", b"credit", "filter", b"filter"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["after_position", b"after_position", "credit", b"credit", "filter", b"filter", "head_at_once", b"head_at_once"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

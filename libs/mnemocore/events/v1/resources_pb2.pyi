@@ -127,7 +127,7 @@ class StoredEvent(_message.Message):
     EVENT_FIELD_NUMBER: _builtins.int
     STORED_AT_FIELD_NUMBER: _builtins.int
     position: _builtins.int
-    """Its place: positions grow by one, without gaps, in the order of commit."""
+    """Its place: positions grow with every event, in the order of commit. Those of erased spaces stay empty."""
     @_builtins.property
     def event(self) -> Global___Event:
         """The event."""

@@ -25,10 +25,11 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from mnemocore.common.v1 import options_pb2 as mnemocore_dot_common_dot_v1_dot_options__pb2
+from mnemocore.common.v1 import resources_pb2 as mnemocore_dot_common_dot_v1_dot_resources__pb2
 from mnemocore.memory.v1 import resources_pb2 as mnemocore_dot_memory_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&mnemocore/index/v1/index_service.proto\x12\x12mnemocore.index.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!mnemocore/common/v1/options.proto\x1a#mnemocore/memory/v1/resources.proto\"\xd5\x03\n\rSearchRequest\x12%\n\tspace_uid\x18\x01 \x01(\tB\x08\xd2\xf3\x18\x04\x08\x01X\x01R\x08spaceUid\x12 \n\x05query\x18\x02 \x01(\tB\n\xd2\xf3\x18\x06\x08\x01 \x80\x80\x02R\x05query\x12,\n\x05limit\x18\x03 \x01(\x05\x42\x16\xd2\xf3\x18\x12\x31\x00\x00\x00\x00\x00\x00\xf0?9\x00\x00\x00\x00\x00@\x9f@R\x05limit\x12\x39\n\x06\x66ilter\x18\x04 \x01(\x0b\x32!.mnemocore.memory.v1.MemoryFilterR\x06\x66ilter\x12\x30\n\x0cmin_revision\x18\x05 \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\x0bminRevision\x12\x36\n\x0fwanted_revision\x18\x06 \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\x0ewantedRevision\x12@\n\x06states\x18\x07 \x03(\x0e\x32 .mnemocore.memory.v1.MemoryStateB\x06\xd2\xf3\x18\x02H\x08R\x06states\x12,\n\x03now\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x03now\x12\x38\n\x04keys\x18\t \x03(\x0b\x32\x1c.mnemocore.index.v1.SpaceKeyB\x06\xd2\xf3\x18\x02H@R\x04keys\"@\n\x08SpaceKey\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xd2\xf3\x18\x04\x08\x01X\x01R\x02id\x12\x1a\n\x03key\x18\x02 \x01(\x0c\x42\x08\xd2\xf3\x18\x04\x08\x01  R\x03key\"n\n\x0eSearchResponse\x12\x31\n\x04hits\x18\x01 \x03(\x0b\x32\x1d.mnemocore.index.v1.SearchHitR\x04hits\x12)\n\x10\x61pplied_revision\x18\x02 \x01(\x03R\x0f\x61ppliedRevision\"\x8b\x01\n\tSearchHit\x12\x1b\n\tmemory_id\x18\x01 \x01(\tR\x08memoryId\x12\x1c\n\trelevance\x18\x02 \x01(\x01R\trelevance\x12\x43\n\ncomponents\x18\x03 \x03(\x0b\x32#.mnemocore.memory.v1.ScoreComponentR\ncomponents\"\x9d\x03\n\x12\x46indSimilarRequest\x12%\n\tspace_uid\x18\x01 \x01(\tB\x08\xd2\xf3\x18\x04\x08\x01X\x01R\x08spaceUid\x12\x1e\n\x04text\x18\x02 \x01(\tB\n\xd2\xf3\x18\x06\x08\x01 \x80\xa0\x06R\x04text\x12,\n\x05limit\x18\x03 \x01(\x05\x42\x16\xd2\xf3\x18\x12\x31\x00\x00\x00\x00\x00\x00\xf0?9\x00\x00\x00\x00\x00\x00Y@R\x05limit\x12\x39\n\x06\x66ilter\x18\x04 \x01(\x0b\x32!.mnemocore.memory.v1.MemoryFilterR\x06\x66ilter\x12=\n\x0emin_similarity\x18\x05 \x01(\x01\x42\x16\xd2\xf3\x18\x12\x31\x00\x00\x00\x00\x00\x00\x00\x00\x39\x00\x00\x00\x00\x00\x00\xf0?R\rminSimilarity\x12\x30\n\x0cmin_revision\x18\x06 \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\x0bminRevision\x12,\n\x03now\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x03now\x12\x38\n\x04keys\x18\x08 \x03(\x0b\x32\x1c.mnemocore.index.v1.SpaceKeyB\x06\xd2\xf3\x18\x02H@R\x04keys\"\x7f\n\x13\x46indSimilarResponse\x12=\n\x08memories\x18\x01 \x03(\x0b\x32!.mnemocore.index.v1.SimilarMemoryR\x08memories\x12)\n\x10\x61pplied_revision\x18\x02 \x01(\x03R\x0f\x61ppliedRevision\"L\n\rSimilarMemory\x12\x1b\n\tmemory_id\x18\x01 \x01(\tR\x08memoryId\x12\x1e\n\nsimilarity\x18\x02 \x01(\x01R\nsimilarity\"\xe1\x01\n\x19\x46indNearDuplicatesRequest\x12%\n\tspace_uid\x18\x01 \x01(\tB\x08\xd2\xf3\x18\x04\x08\x01X\x01R\x08spaceUid\x12=\n\x0emin_similarity\x18\x02 \x01(\x01\x42\x16\xd2\xf3\x18\x12\x31\x00\x00\x00\x00\x00\x00\xe0?9\x00\x00\x00\x00\x00\x00\xf0?R\rminSimilarity\x12,\n\x05limit\x18\x03 \x01(\x05\x42\x16\xd2\xf3\x18\x12\x31\x00\x00\x00\x00\x00\x00\xf0?9\x00\x00\x00\x00\x00j\xf8@R\x05limit\x12\x30\n\x0cmin_revision\x18\x04 \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\x0bminRevision\"\xa2\x01\n\x1a\x46indNearDuplicatesResponse\x12;\n\x05pairs\x18\x01 \x03(\x0b\x32%.mnemocore.index.v1.NearDuplicatePairR\x05pairs\x12)\n\x10\x61pplied_revision\x18\x02 \x01(\x03R\x0f\x61ppliedRevision\x12\x1c\n\ttruncated\x18\x03 \x01(\x08R\ttruncated\"\x85\x01\n\x11NearDuplicatePair\x12&\n\x0f\x66irst_memory_id\x18\x01 \x01(\tR\rfirstMemoryId\x12(\n\x10second_memory_id\x18\x02 \x01(\tR\x0esecondMemoryId\x12\x1e\n\nsimilarity\x18\x03 \x01(\x01R\nsimilarity\"9\n\x12\x45ncodeTextsRequest\x12#\n\x05texts\x18\x01 \x03(\tB\r\xd2\xf3\x18\t@\x01H\x80\x02`\x80\xa0\x06R\x05texts\"c\n\x13\x45ncodeTextsResponse\x12\x18\n\x07vectors\x18\x01 \x03(\x0cR\x07vectors\x12\x1c\n\tdimension\x18\x02 \x01(\x05R\tdimension\x12\x14\n\x05model\x18\x03 \x01(\tR\x05model\"<\n\x15GetIndexStatusRequest\x12#\n\tspace_uid\x18\x01 \x01(\tB\x06\xd2\xf3\x18\x02X\x01R\x08spaceUid\"\xc4\x02\n\x16GetIndexStatusResponse\x12)\n\x10\x61pplied_position\x18\x01 \x01(\x03R\x0f\x61ppliedPosition\x12-\n\x12persisted_position\x18\x02 \x01(\x03R\x11persistedPosition\x12#\n\rhead_position\x18\x03 \x01(\x03R\x0cheadPosition\x12+\n\x03lag\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03lag\x12\x1a\n\x08memories\x18\x05 \x01(\x03R\x08memories\x12!\n\x0cmemory_bytes\x18\x06 \x01(\x03R\x0bmemoryBytes\x12)\n\x10\x61pplied_revision\x18\x07 \x01(\x03R\x0f\x61ppliedRevision\x12\x14\n\x05model\x18\x08 \x01(\tR\x05model2\x82\x05\n\x0cIndexService\x12i\n\x06Search\x12!.mnemocore.index.v1.SearchRequest\x1a\".mnemocore.index.v1.SearchResponse\"\x18\x90\x02\x01\xca\xf3\x18\x11\x10\x02 \x05*\x02\x08\n2\x02\x08<B\x03\x30.1\x12x\n\x0b\x46indSimilar\x12&.mnemocore.index.v1.FindSimilarRequest\x1a\'.mnemocore.index.v1.FindSimilarResponse\"\x18\x90\x02\x01\xca\xf3\x18\x11\x10\x02 \x05*\x02\x08\n2\x02\x08<B\x03\x30.2\x12\x8e\x01\n\x12\x46indNearDuplicates\x12-.mnemocore.index.v1.FindNearDuplicatesRequest\x1a..mnemocore.index.v1.FindNearDuplicatesResponse\"\x19\x90\x02\x01\xca\xf3\x18\x12\x10\x02 d*\x02\x08<2\x03\x08\xd8\x04\x42\x03\x30.1\x12x\n\x0b\x45ncodeTexts\x12&.mnemocore.index.v1.EncodeTextsRequest\x1a\'.mnemocore.index.v1.EncodeTextsResponse\"\x18\x90\x02\x01\xca\xf3\x18\x11\x10\x02 \n*\x02\x08\n2\x02\x08<B\x03\x30.1\x12\x81\x01\n\x0eGetIndexStatus\x12).mnemocore.index.v1.GetIndexStatusRequest\x1a*.mnemocore.index.v1.GetIndexStatusResponse\"\x18\x90\x02\x01\xca\xf3\x18\x11\x10\x02 \x01*\x02\x08\x05\x32\x02\x08<B\x03\x30.1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&mnemocore/index/v1/index_service.proto\x12\x12mnemocore.index.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!mnemocore/common/v1/options.proto\x1a#mnemocore/common/v1/resources.proto\x1a#mnemocore/memory/v1/resources.proto\"\xd5\x03\n\rSearchRequest\x12%\n\tspace_uid\x18\x01 \x01(\tB\x08\xd2\xf3\x18\x04\x08\x01X\x01R\x08spaceUid\x12 \n\x05query\x18\x02 \x01(\tB\n\xd2\xf3\x18\x06\x08\x01 \x80\x80\x02R\x05query\x12,\n\x05limit\x18\x03 \x01(\x05\x42\x16\xd2\xf3\x18\x12\x31\x00\x00\x00\x00\x00\x00\xf0?9\x00\x00\x00\x00\x00@\x9f@R\x05limit\x12\x39\n\x06\x66ilter\x18\x04 \x01(\x0b\x32!.mnemocore.memory.v1.MemoryFilterR\x06\x66ilter\x12\x30\n\x0cmin_revision\x18\x05 \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\x0bminRevision\x12\x36\n\x0fwanted_revision\x18\x06 \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\x0ewantedRevision\x12@\n\x06states\x18\x07 \x03(\x0e\x32 .mnemocore.memory.v1.MemoryStateB\x06\xd2\xf3\x18\x02H\x08R\x06states\x12,\n\x03now\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x03now\x12\x38\n\x04keys\x18\t \x03(\x0b\x32\x1c.mnemocore.index.v1.SpaceKeyB\x06\xd2\xf3\x18\x02H@R\x04keys\"@\n\x08SpaceKey\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xd2\xf3\x18\x04\x08\x01X\x01R\x02id\x12\x1a\n\x03key\x18\x02 \x01(\x0c\x42\x08\xd2\xf3\x18\x04\x08\x01  R\x03key\"\xad\x01\n\x0eSearchResponse\x12\x31\n\x04hits\x18\x01 \x03(\x0b\x32\x1d.mnemocore.index.v1.SearchHitR\x04hits\x12)\n\x10\x61pplied_revision\x18\x02 \x01(\x03R\x0f\x61ppliedRevision\x12=\n\x08\x64\x65graded\x18\x03 \x03(\x0e\x32!.mnemocore.common.v1.DegradedPartR\x08\x64\x65graded\"\x8b\x01\n\tSearchHit\x12\x1b\n\tmemory_id\x18\x01 \x01(\tR\x08memoryId\x12\x1c\n\trelevance\x18\x02 \x01(\x01R\trelevance\x12\x43\n\ncomponents\x18\x03 \x03(\x0b\x32#.mnemocore.memory.v1.ScoreComponentR\ncomponents\"\x9d\x03\n\x12\x46indSimilarRequest\x12%\n\tspace_uid\x18\x01 \x01(\tB\x08\xd2\xf3\x18\x04\x08\x01X\x01R\x08spaceUid\x12\x1e\n\x04text\x18\x02 \x01(\tB\n\xd2\xf3\x18\x06\x08\x01 \x80\xa0\x06R\x04text\x12,\n\x05limit\x18\x03 \x01(\x05\x42\x16\xd2\xf3\x18\x12\x31\x00\x00\x00\x00\x00\x00\xf0?9\x00\x00\x00\x00\x00\x00Y@R\x05limit\x12\x39\n\x06\x66ilter\x18\x04 \x01(\x0b\x32!.mnemocore.memory.v1.MemoryFilterR\x06\x66ilter\x12=\n\x0emin_similarity\x18\x05 \x01(\x01\x42\x16\xd2\xf3\x18\x12\x31\x00\x00\x00\x00\x00\x00\x00\x00\x39\x00\x00\x00\x00\x00\x00\xf0?R\rminSimilarity\x12\x30\n\x0cmin_revision\x18\x06 \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\x0bminRevision\x12,\n\x03now\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x03now\x12\x38\n\x04keys\x18\x08 \x03(\x0b\x32\x1c.mnemocore.index.v1.SpaceKeyB\x06\xd2\xf3\x18\x02H@R\x04keys\"\x7f\n\x13\x46indSimilarResponse\x12=\n\x08memories\x18\x01 \x03(\x0b\x32!.mnemocore.index.v1.SimilarMemoryR\x08memories\x12)\n\x10\x61pplied_revision\x18\x02 \x01(\x03R\x0f\x61ppliedRevision\"L\n\rSimilarMemory\x12\x1b\n\tmemory_id\x18\x01 \x01(\tR\x08memoryId\x12\x1e\n\nsimilarity\x18\x02 \x01(\x01R\nsimilarity\"\xe1\x01\n\x19\x46indNearDuplicatesRequest\x12%\n\tspace_uid\x18\x01 \x01(\tB\x08\xd2\xf3\x18\x04\x08\x01X\x01R\x08spaceUid\x12=\n\x0emin_similarity\x18\x02 \x01(\x01\x42\x16\xd2\xf3\x18\x12\x31\x00\x00\x00\x00\x00\x00\xe0?9\x00\x00\x00\x00\x00\x00\xf0?R\rminSimilarity\x12,\n\x05limit\x18\x03 \x01(\x05\x42\x16\xd2\xf3\x18\x12\x31\x00\x00\x00\x00\x00\x00\xf0?9\x00\x00\x00\x00\x00j\xf8@R\x05limit\x12\x30\n\x0cmin_revision\x18\x04 \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\x0bminRevision\"\xa2\x01\n\x1a\x46indNearDuplicatesResponse\x12;\n\x05pairs\x18\x01 \x03(\x0b\x32%.mnemocore.index.v1.NearDuplicatePairR\x05pairs\x12)\n\x10\x61pplied_revision\x18\x02 \x01(\x03R\x0f\x61ppliedRevision\x12\x1c\n\ttruncated\x18\x03 \x01(\x08R\ttruncated\"\x85\x01\n\x11NearDuplicatePair\x12&\n\x0f\x66irst_memory_id\x18\x01 \x01(\tR\rfirstMemoryId\x12(\n\x10second_memory_id\x18\x02 \x01(\tR\x0esecondMemoryId\x12\x1e\n\nsimilarity\x18\x03 \x01(\x01R\nsimilarity\"9\n\x12\x45ncodeTextsRequest\x12#\n\x05texts\x18\x01 \x03(\tB\r\xd2\xf3\x18\t@\x01H\x80\x02`\x80\xa0\x06R\x05texts\"c\n\x13\x45ncodeTextsResponse\x12\x18\n\x07vectors\x18\x01 \x03(\x0cR\x07vectors\x12\x1c\n\tdimension\x18\x02 \x01(\x05R\tdimension\x12\x14\n\x05model\x18\x03 \x01(\tR\x05model\"\xe2\x01\n\x13\x43ompareSpaceRequest\x12%\n\tspace_uid\x18\x01 \x01(\tB\x08\xd2\xf3\x18\x04\x08\x01X\x01R\x08spaceUid\x12)\n\x08revision\x18\x02 \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\x08revision\x12)\n\x08memories\x18\x03 \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\x08memories\x12\x1a\n\x08\x63hecksum\x18\x04 \x01(\x03R\x08\x63hecksum\x12\x32\n\rbase_revision\x18\x05 \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\x0c\x62\x61seRevision\"\x83\x01\n\x14\x43ompareSpaceResponse\x12\x1a\n\x08revision\x18\x01 \x01(\x03R\x08revision\x12\x1a\n\x08memories\x18\x02 \x01(\x03R\x08memories\x12\x1a\n\x08\x63hecksum\x18\x03 \x01(\x03R\x08\x63hecksum\x12\x17\n\x07\x61t_head\x18\x04 \x01(\x08R\x06\x61tHead\"<\n\x15GetIndexStatusRequest\x12#\n\tspace_uid\x18\x01 \x01(\tB\x06\xd2\xf3\x18\x02X\x01R\x08spaceUid\"\xef\x02\n\x16GetIndexStatusResponse\x12)\n\x10\x61pplied_position\x18\x01 \x01(\x03R\x0f\x61ppliedPosition\x12-\n\x12persisted_position\x18\x02 \x01(\x03R\x11persistedPosition\x12#\n\rhead_position\x18\x03 \x01(\x03R\x0cheadPosition\x12+\n\x03lag\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03lag\x12\x1a\n\x08memories\x18\x05 \x01(\x03R\x08memories\x12!\n\x0cmemory_bytes\x18\x06 \x01(\x03R\x0bmemoryBytes\x12)\n\x10\x61pplied_revision\x18\x07 \x01(\x03R\x0f\x61ppliedRevision\x12\x14\n\x05model\x18\x08 \x01(\tR\x05model\x12)\n\x10waiting_memories\x18\t \x01(\x03R\x0fwaitingMemories2\xff\x05\n\x0cIndexService\x12i\n\x06Search\x12!.mnemocore.index.v1.SearchRequest\x1a\".mnemocore.index.v1.SearchResponse\"\x18\x90\x02\x01\xca\xf3\x18\x11\x10\x02 \x05*\x02\x08\n2\x02\x08<B\x03\x30.1\x12x\n\x0b\x46indSimilar\x12&.mnemocore.index.v1.FindSimilarRequest\x1a\'.mnemocore.index.v1.FindSimilarResponse\"\x18\x90\x02\x01\xca\xf3\x18\x11\x10\x02 \x05*\x02\x08\n2\x02\x08<B\x03\x30.2\x12\x8e\x01\n\x12\x46indNearDuplicates\x12-.mnemocore.index.v1.FindNearDuplicatesRequest\x1a..mnemocore.index.v1.FindNearDuplicatesResponse\"\x19\x90\x02\x01\xca\xf3\x18\x12\x10\x02 d*\x02\x08<2\x03\x08\xd8\x04\x42\x03\x30.1\x12x\n\x0b\x45ncodeTexts\x12&.mnemocore.index.v1.EncodeTextsRequest\x1a\'.mnemocore.index.v1.EncodeTextsResponse\"\x18\x90\x02\x01\xca\xf3\x18\x11\x10\x02 \n*\x02\x08\n2\x02\x08<B\x03\x30.1\x12{\n\x0c\x43ompareSpace\x12\'.mnemocore.index.v1.CompareSpaceRequest\x1a(.mnemocore.index.v1.CompareSpaceResponse\"\x18\x90\x02\x02\xca\xf3\x18\x11\x10\x02 \n*\x02\x08\x1e\x32\x02\x08<B\x03\x30.2\x12\x81\x01\n\x0eGetIndexStatus\x12).mnemocore.index.v1.GetIndexStatusRequest\x1a*.mnemocore.index.v1.GetIndexStatusResponse\"\x18\x90\x02\x01\xca\xf3\x18\x11\x10\x02 \x01*\x02\x08\x05\x32\x02\x08<B\x03\x30.1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -75,6 +76,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FINDNEARDUPLICATESREQUEST'].fields_by_name['min_revision']._serialized_options = b'\322\363\030\t1\000\000\000\000\000\000\000\000'
   _globals['_ENCODETEXTSREQUEST'].fields_by_name['texts']._loaded_options = None
   _globals['_ENCODETEXTSREQUEST'].fields_by_name['texts']._serialized_options = b'\322\363\030\t@\001H\200\002`\200\240\006'
+  _globals['_COMPARESPACEREQUEST'].fields_by_name['space_uid']._loaded_options = None
+  _globals['_COMPARESPACEREQUEST'].fields_by_name['space_uid']._serialized_options = b'\322\363\030\004\010\001X\001'
+  _globals['_COMPARESPACEREQUEST'].fields_by_name['revision']._loaded_options = None
+  _globals['_COMPARESPACEREQUEST'].fields_by_name['revision']._serialized_options = b'\322\363\030\t1\000\000\000\000\000\000\000\000'
+  _globals['_COMPARESPACEREQUEST'].fields_by_name['memories']._loaded_options = None
+  _globals['_COMPARESPACEREQUEST'].fields_by_name['memories']._serialized_options = b'\322\363\030\t1\000\000\000\000\000\000\000\000'
+  _globals['_COMPARESPACEREQUEST'].fields_by_name['base_revision']._loaded_options = None
+  _globals['_COMPARESPACEREQUEST'].fields_by_name['base_revision']._serialized_options = b'\322\363\030\t1\000\000\000\000\000\000\000\000'
   _globals['_GETINDEXSTATUSREQUEST'].fields_by_name['space_uid']._loaded_options = None
   _globals['_GETINDEXSTATUSREQUEST'].fields_by_name['space_uid']._serialized_options = b'\322\363\030\002X\001'
   _globals['_INDEXSERVICE'].methods_by_name['Search']._loaded_options = None
@@ -85,36 +94,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INDEXSERVICE'].methods_by_name['FindNearDuplicates']._serialized_options = b'\220\002\001\312\363\030\022\020\002 d*\002\010<2\003\010\330\004B\0030.1'
   _globals['_INDEXSERVICE'].methods_by_name['EncodeTexts']._loaded_options = None
   _globals['_INDEXSERVICE'].methods_by_name['EncodeTexts']._serialized_options = b'\220\002\001\312\363\030\021\020\002 \n*\002\010\n2\002\010<B\0030.1'
+  _globals['_INDEXSERVICE'].methods_by_name['CompareSpace']._loaded_options = None
+  _globals['_INDEXSERVICE'].methods_by_name['CompareSpace']._serialized_options = b'\220\002\002\312\363\030\021\020\002 \n*\002\010\0362\002\010<B\0030.2'
   _globals['_INDEXSERVICE'].methods_by_name['GetIndexStatus']._loaded_options = None
   _globals['_INDEXSERVICE'].methods_by_name['GetIndexStatus']._serialized_options = b'\220\002\001\312\363\030\021\020\002 \001*\002\010\0052\002\010<B\0030.1'
-  _globals['_SEARCHREQUEST']._serialized_start=200
-  _globals['_SEARCHREQUEST']._serialized_end=669
-  _globals['_SPACEKEY']._serialized_start=671
-  _globals['_SPACEKEY']._serialized_end=735
-  _globals['_SEARCHRESPONSE']._serialized_start=737
-  _globals['_SEARCHRESPONSE']._serialized_end=847
-  _globals['_SEARCHHIT']._serialized_start=850
-  _globals['_SEARCHHIT']._serialized_end=989
-  _globals['_FINDSIMILARREQUEST']._serialized_start=992
-  _globals['_FINDSIMILARREQUEST']._serialized_end=1405
-  _globals['_FINDSIMILARRESPONSE']._serialized_start=1407
-  _globals['_FINDSIMILARRESPONSE']._serialized_end=1534
-  _globals['_SIMILARMEMORY']._serialized_start=1536
-  _globals['_SIMILARMEMORY']._serialized_end=1612
-  _globals['_FINDNEARDUPLICATESREQUEST']._serialized_start=1615
-  _globals['_FINDNEARDUPLICATESREQUEST']._serialized_end=1840
-  _globals['_FINDNEARDUPLICATESRESPONSE']._serialized_start=1843
-  _globals['_FINDNEARDUPLICATESRESPONSE']._serialized_end=2005
-  _globals['_NEARDUPLICATEPAIR']._serialized_start=2008
-  _globals['_NEARDUPLICATEPAIR']._serialized_end=2141
-  _globals['_ENCODETEXTSREQUEST']._serialized_start=2143
-  _globals['_ENCODETEXTSREQUEST']._serialized_end=2200
-  _globals['_ENCODETEXTSRESPONSE']._serialized_start=2202
-  _globals['_ENCODETEXTSRESPONSE']._serialized_end=2301
-  _globals['_GETINDEXSTATUSREQUEST']._serialized_start=2303
-  _globals['_GETINDEXSTATUSREQUEST']._serialized_end=2363
-  _globals['_GETINDEXSTATUSRESPONSE']._serialized_start=2366
-  _globals['_GETINDEXSTATUSRESPONSE']._serialized_end=2690
-  _globals['_INDEXSERVICE']._serialized_start=2693
-  _globals['_INDEXSERVICE']._serialized_end=3335
+  _globals['_SEARCHREQUEST']._serialized_start=237
+  _globals['_SEARCHREQUEST']._serialized_end=706
+  _globals['_SPACEKEY']._serialized_start=708
+  _globals['_SPACEKEY']._serialized_end=772
+  _globals['_SEARCHRESPONSE']._serialized_start=775
+  _globals['_SEARCHRESPONSE']._serialized_end=948
+  _globals['_SEARCHHIT']._serialized_start=951
+  _globals['_SEARCHHIT']._serialized_end=1090
+  _globals['_FINDSIMILARREQUEST']._serialized_start=1093
+  _globals['_FINDSIMILARREQUEST']._serialized_end=1506
+  _globals['_FINDSIMILARRESPONSE']._serialized_start=1508
+  _globals['_FINDSIMILARRESPONSE']._serialized_end=1635
+  _globals['_SIMILARMEMORY']._serialized_start=1637
+  _globals['_SIMILARMEMORY']._serialized_end=1713
+  _globals['_FINDNEARDUPLICATESREQUEST']._serialized_start=1716
+  _globals['_FINDNEARDUPLICATESREQUEST']._serialized_end=1941
+  _globals['_FINDNEARDUPLICATESRESPONSE']._serialized_start=1944
+  _globals['_FINDNEARDUPLICATESRESPONSE']._serialized_end=2106
+  _globals['_NEARDUPLICATEPAIR']._serialized_start=2109
+  _globals['_NEARDUPLICATEPAIR']._serialized_end=2242
+  _globals['_ENCODETEXTSREQUEST']._serialized_start=2244
+  _globals['_ENCODETEXTSREQUEST']._serialized_end=2301
+  _globals['_ENCODETEXTSRESPONSE']._serialized_start=2303
+  _globals['_ENCODETEXTSRESPONSE']._serialized_end=2402
+  _globals['_COMPARESPACEREQUEST']._serialized_start=2405
+  _globals['_COMPARESPACEREQUEST']._serialized_end=2631
+  _globals['_COMPARESPACERESPONSE']._serialized_start=2634
+  _globals['_COMPARESPACERESPONSE']._serialized_end=2765
+  _globals['_GETINDEXSTATUSREQUEST']._serialized_start=2767
+  _globals['_GETINDEXSTATUSREQUEST']._serialized_end=2827
+  _globals['_GETINDEXSTATUSRESPONSE']._serialized_start=2830
+  _globals['_GETINDEXSTATUSRESPONSE']._serialized_end=3197
+  _globals['_INDEXSERVICE']._serialized_start=3200
+  _globals['_INDEXSERVICE']._serialized_end=3967
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from mnemocore.common.v1 import resources_pb2 as _resources_pb2_1
 from mnemocore.memory.v1 import resources_pb2 as _resources_pb2
 import builtins as _builtins
 import sys
@@ -119,21 +120,27 @@ class SearchResponse(_message.Message):
 
     HITS_FIELD_NUMBER: _builtins.int
     APPLIED_REVISION_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
     applied_revision: _builtins.int
     """Revision of the space the answer is based on."""
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchHit]:
         """The hits, best first."""
 
+    @_builtins.property
+    def degraded(self) -> _containers.RepeatedScalarFieldContainer[_resources_pb2_1.DegradedPart.ValueType]:
+        """ENCODER if the question could not be encoded and words alone were searched."""
+
     def __init__(
         self,
         *,
         hits: _abc.Iterable[Global___SearchHit] | None = ...,
         applied_revision: _builtins.int = ...,
+        degraded: _abc.Iterable[_resources_pb2_1.DegradedPart.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_revision", b"applied_revision", "hits", b"hits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_revision", b"applied_revision", "degraded", b"degraded", "hits", b"hits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -434,6 +441,82 @@ class EncodeTextsResponse(_message.Message):
 Global___EncodeTextsResponse: _TypeAlias = EncodeTextsResponse  # noqa: Y015
 
 @_typing.final
+class CompareSpaceRequest(_message.Message):
+    """Request of CompareSpace: what the source holds at a revision, all states included."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPACE_UID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    MEMORIES_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
+    BASE_REVISION_FIELD_NUMBER: _builtins.int
+    space_uid: _builtins.str
+    """Internal id of the space."""
+    revision: _builtins.int
+    """The newest revision of the space."""
+    memories: _builtins.int
+    """Number of memories."""
+    checksum: _builtins.int
+    """The XOR of the first 8 bytes, big-endian and signed, of the MD5 of `ID@REVISION` of each memory, where REVISION is the last
+    one that changed it.
+    """
+    base_revision: _builtins.int
+    """If not 0: all memories were published again after this revision. Nothing before it counts then if the index differs, or if
+    it does not get to `revision`.
+    """
+    def __init__(
+        self,
+        *,
+        space_uid: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        memories: _builtins.int = ...,
+        checksum: _builtins.int = ...,
+        base_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "checksum", b"checksum", "memories", b"memories", "revision", b"revision", "space_uid", b"space_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareSpaceRequest: _TypeAlias = CompareSpaceRequest  # noqa: Y015
+
+@_typing.final
+class CompareSpaceResponse(_message.Message):
+    """Response of CompareSpace: what the index holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    MEMORIES_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
+    AT_HEAD_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision that it speaks of."""
+    memories: _builtins.int
+    """Number of memories."""
+    checksum: _builtins.int
+    """As in the request."""
+    at_head: _builtins.bool
+    """Whether the index has applied everything that it knows of in the log."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        memories: _builtins.int = ...,
+        checksum: _builtins.int = ...,
+        at_head: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_head", b"at_head", "checksum", b"checksum", "memories", b"memories", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareSpaceResponse: _TypeAlias = CompareSpaceResponse  # noqa: Y015
+
+@_typing.final
 class GetIndexStatusRequest(_message.Message):
     """Request of GetIndexStatus."""
 
@@ -469,6 +552,7 @@ class GetIndexStatusResponse(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     APPLIED_REVISION_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    WAITING_MEMORIES_FIELD_NUMBER: _builtins.int
     applied_position: _builtins.int
     """Position of the log up to which events are applied."""
     persisted_position: _builtins.int
@@ -476,13 +560,15 @@ class GetIndexStatusResponse(_message.Message):
     head_position: _builtins.int
     """Newest position of the log the index knows of."""
     memories: _builtins.int
-    """Memories held, of the space or of all."""
+    """Active memories, of the space or of all; of a space that is not in RAM as it was when it left."""
     memory_bytes: _builtins.int
-    """Bytes of RAM that vectors and postings take, of the space or of all."""
+    """Bytes of RAM that are taken, of the space or of all; what is only on disk takes none."""
     applied_revision: _builtins.int
     """Newest applied revision of the space; 0 without one."""
     model: _builtins.str
     """The model of the encoder."""
+    waiting_memories: _builtins.int
+    """How many of the memories, whatever their state, have no vector yet; they are found by their words."""
     @_builtins.property
     def lag(self) -> _duration_pb2.Duration:
         """Age of the oldest event that is known of and not applied; zero if there is none."""
@@ -498,10 +584,11 @@ class GetIndexStatusResponse(_message.Message):
         memory_bytes: _builtins.int = ...,
         applied_revision: _builtins.int = ...,
         model: _builtins.str = ...,
+        waiting_memories: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lag", b"lag"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_position", b"applied_position", "applied_revision", b"applied_revision", "head_position", b"head_position", "lag", b"lag", "memories", b"memories", "memory_bytes", b"memory_bytes", "model", b"model", "persisted_position", b"persisted_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_position", b"applied_position", "applied_revision", b"applied_revision", "head_position", b"head_position", "lag", b"lag", "memories", b"memories", "memory_bytes", b"memory_bytes", "model", b"model", "persisted_position", b"persisted_position", "waiting_memories", b"waiting_memories"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

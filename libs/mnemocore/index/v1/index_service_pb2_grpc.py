@@ -29,7 +29,9 @@ class IndexServiceStub:
     """Finds memories by meaning and by words. A projection of the event log: it owns nothing that cannot be rebuilt.
 
     Every method may answer UNAUTHENTICATED, PERMISSION_DENIED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED / OVERLOADED,
-    UNAVAILABLE / SHUTTING_DOWN, and INVALID_ARGUMENT / INVALID_FIELD or DEADLINE_REQUIRED.
+    UNAVAILABLE / SHUTTING_DOWN, and INVALID_ARGUMENT / INVALID_FIELD or DEADLINE_REQUIRED. What is asked of a space may also be
+    answered UNAVAILABLE / WRONG_REPLICA where replicas share the spaces and another one holds it, and UNAVAILABLE /
+    INDEX_REBUILDING with RetryInfo while this one does not have the whole of it: never with a part.
     """
 
     def __init__(self, channel):
@@ -58,6 +60,11 @@ class IndexServiceStub:
                 request_serializer=mnemocore_dot_index_dot_v1_dot_index__service__pb2.EncodeTextsRequest.SerializeToString,
                 response_deserializer=mnemocore_dot_index_dot_v1_dot_index__service__pb2.EncodeTextsResponse.FromString,
                 _registered_method=True)
+        self.CompareSpace = channel.unary_unary(
+                '/mnemocore.index.v1.IndexService/CompareSpace',
+                request_serializer=mnemocore_dot_index_dot_v1_dot_index__service__pb2.CompareSpaceRequest.SerializeToString,
+                response_deserializer=mnemocore_dot_index_dot_v1_dot_index__service__pb2.CompareSpaceResponse.FromString,
+                _registered_method=True)
         self.GetIndexStatus = channel.unary_unary(
                 '/mnemocore.index.v1.IndexService/GetIndexStatus',
                 request_serializer=mnemocore_dot_index_dot_v1_dot_index__service__pb2.GetIndexStatusRequest.SerializeToString,
@@ -69,7 +76,9 @@ class IndexServiceServicer:
     """Finds memories by meaning and by words. A projection of the event log: it owns nothing that cannot be rebuilt.
 
     Every method may answer UNAUTHENTICATED, PERMISSION_DENIED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED / OVERLOADED,
-    UNAVAILABLE / SHUTTING_DOWN, and INVALID_ARGUMENT / INVALID_FIELD or DEADLINE_REQUIRED.
+    UNAVAILABLE / SHUTTING_DOWN, and INVALID_ARGUMENT / INVALID_FIELD or DEADLINE_REQUIRED. What is asked of a space may also be
+    answered UNAVAILABLE / WRONG_REPLICA where replicas share the spaces and another one holds it, and UNAVAILABLE /
+    INDEX_REBUILDING with RetryInfo while this one does not have the whole of it: never with a part.
     """
 
     def Search(self, request, context):
@@ -109,6 +118,16 @@ class IndexServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompareSpace(self, request, context):
+        """Compares what the index holds of a space with what its source does. If both speak of the same revision and differ, the index
+        does not believe what it has any more and builds the space anew from the event log.
+
+        Waits a few seconds until the index has applied `revision`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetIndexStatus(self, request, context):
         """Tells how far the index is. With a space, also what it holds of that space.
         """
@@ -139,6 +158,11 @@ def add_IndexServiceServicer_to_server(servicer, server):
                     request_deserializer=mnemocore_dot_index_dot_v1_dot_index__service__pb2.EncodeTextsRequest.FromString,
                     response_serializer=mnemocore_dot_index_dot_v1_dot_index__service__pb2.EncodeTextsResponse.SerializeToString,
             ),
+            'CompareSpace': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareSpace,
+                    request_deserializer=mnemocore_dot_index_dot_v1_dot_index__service__pb2.CompareSpaceRequest.FromString,
+                    response_serializer=mnemocore_dot_index_dot_v1_dot_index__service__pb2.CompareSpaceResponse.SerializeToString,
+            ),
             'GetIndexStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetIndexStatus,
                     request_deserializer=mnemocore_dot_index_dot_v1_dot_index__service__pb2.GetIndexStatusRequest.FromString,
@@ -156,7 +180,9 @@ class IndexService:
     """Finds memories by meaning and by words. A projection of the event log: it owns nothing that cannot be rebuilt.
 
     Every method may answer UNAUTHENTICATED, PERMISSION_DENIED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED / OVERLOADED,
-    UNAVAILABLE / SHUTTING_DOWN, and INVALID_ARGUMENT / INVALID_FIELD or DEADLINE_REQUIRED.
+    UNAVAILABLE / SHUTTING_DOWN, and INVALID_ARGUMENT / INVALID_FIELD or DEADLINE_REQUIRED. What is asked of a space may also be
+    answered UNAVAILABLE / WRONG_REPLICA where replicas share the spaces and another one holds it, and UNAVAILABLE /
+    INDEX_REBUILDING with RetryInfo while this one does not have the whole of it: never with a part.
     """
 
     @staticmethod
@@ -257,6 +283,33 @@ class IndexService:
             '/mnemocore.index.v1.IndexService/EncodeTexts',
             mnemocore_dot_index_dot_v1_dot_index__service__pb2.EncodeTextsRequest.SerializeToString,
             mnemocore_dot_index_dot_v1_dot_index__service__pb2.EncodeTextsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareSpace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mnemocore.index.v1.IndexService/CompareSpace',
+            mnemocore_dot_index_dot_v1_dot_index__service__pb2.CompareSpaceRequest.SerializeToString,
+            mnemocore_dot_index_dot_v1_dot_index__service__pb2.CompareSpaceResponse.FromString,
             options,
             channel_credentials,
             insecure,

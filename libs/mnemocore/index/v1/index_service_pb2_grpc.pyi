@@ -30,7 +30,9 @@ class IndexServiceStub:
     """Finds memories by meaning and by words. A projection of the event log: it owns nothing that cannot be rebuilt.
 
     Every method may answer UNAUTHENTICATED, PERMISSION_DENIED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED / OVERLOADED,
-    UNAVAILABLE / SHUTTING_DOWN, and INVALID_ARGUMENT / INVALID_FIELD or DEADLINE_REQUIRED.
+    UNAVAILABLE / SHUTTING_DOWN, and INVALID_ARGUMENT / INVALID_FIELD or DEADLINE_REQUIRED. What is asked of a space may also be
+    answered UNAVAILABLE / WRONG_REPLICA where replicas share the spaces and another one holds it, and UNAVAILABLE /
+    INDEX_REBUILDING with RetryInfo while this one does not have the whole of it: never with a part.
     """
 
     @_typing.overload
@@ -57,6 +59,12 @@ class IndexServiceStub:
     """
     EncodeTexts: _grpc.UnaryUnaryMultiCallable[_index_service_pb2.EncodeTextsRequest, _index_service_pb2.EncodeTextsResponse]
     """Encodes texts with the encoder that search uses."""
+    CompareSpace: _grpc.UnaryUnaryMultiCallable[_index_service_pb2.CompareSpaceRequest, _index_service_pb2.CompareSpaceResponse]
+    """Compares what the index holds of a space with what its source does. If both speak of the same revision and differ, the index
+    does not believe what it has any more and builds the space anew from the event log.
+
+    Waits a few seconds until the index has applied `revision`.
+    """
     GetIndexStatus: _grpc.UnaryUnaryMultiCallable[_index_service_pb2.GetIndexStatusRequest, _index_service_pb2.GetIndexStatusResponse]
     """Tells how far the index is. With a space, also what it holds of that space."""
 
@@ -65,7 +73,9 @@ class IndexServiceAsyncStub(IndexServiceStub):
     """Finds memories by meaning and by words. A projection of the event log: it owns nothing that cannot be rebuilt.
 
     Every method may answer UNAUTHENTICATED, PERMISSION_DENIED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED / OVERLOADED,
-    UNAVAILABLE / SHUTTING_DOWN, and INVALID_ARGUMENT / INVALID_FIELD or DEADLINE_REQUIRED.
+    UNAVAILABLE / SHUTTING_DOWN, and INVALID_ARGUMENT / INVALID_FIELD or DEADLINE_REQUIRED. What is asked of a space may also be
+    answered UNAVAILABLE / WRONG_REPLICA where replicas share the spaces and another one holds it, and UNAVAILABLE /
+    INDEX_REBUILDING with RetryInfo while this one does not have the whole of it: never with a part.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -89,6 +99,12 @@ class IndexServiceAsyncStub(IndexServiceStub):
     """
     EncodeTexts: _aio.UnaryUnaryMultiCallable[_index_service_pb2.EncodeTextsRequest, _index_service_pb2.EncodeTextsResponse]  # type: ignore[assignment]
     """Encodes texts with the encoder that search uses."""
+    CompareSpace: _aio.UnaryUnaryMultiCallable[_index_service_pb2.CompareSpaceRequest, _index_service_pb2.CompareSpaceResponse]  # type: ignore[assignment]
+    """Compares what the index holds of a space with what its source does. If both speak of the same revision and differ, the index
+    does not believe what it has any more and builds the space anew from the event log.
+
+    Waits a few seconds until the index has applied `revision`.
+    """
     GetIndexStatus: _aio.UnaryUnaryMultiCallable[_index_service_pb2.GetIndexStatusRequest, _index_service_pb2.GetIndexStatusResponse]  # type: ignore[assignment]
     """Tells how far the index is. With a space, also what it holds of that space."""
 
@@ -96,7 +112,9 @@ class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
     """Finds memories by meaning and by words. A projection of the event log: it owns nothing that cannot be rebuilt.
 
     Every method may answer UNAUTHENTICATED, PERMISSION_DENIED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED / OVERLOADED,
-    UNAVAILABLE / SHUTTING_DOWN, and INVALID_ARGUMENT / INVALID_FIELD or DEADLINE_REQUIRED.
+    UNAVAILABLE / SHUTTING_DOWN, and INVALID_ARGUMENT / INVALID_FIELD or DEADLINE_REQUIRED. What is asked of a space may also be
+    answered UNAVAILABLE / WRONG_REPLICA where replicas share the spaces and another one holds it, and UNAVAILABLE /
+    INDEX_REBUILDING with RetryInfo while this one does not have the whole of it: never with a part.
     """
 
     @_abc_1.abstractmethod
@@ -142,6 +160,18 @@ class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_index_service_pb2.EncodeTextsResponse, _abc.Awaitable[_index_service_pb2.EncodeTextsResponse]]:
         """Encodes texts with the encoder that search uses."""
+
+    @_abc_1.abstractmethod
+    def CompareSpace(
+        self,
+        request: _index_service_pb2.CompareSpaceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_index_service_pb2.CompareSpaceResponse, _abc.Awaitable[_index_service_pb2.CompareSpaceResponse]]:
+        """Compares what the index holds of a space with what its source does. If both speak of the same revision and differ, the index
+        does not believe what it has any more and builds the space anew from the event log.
+
+        Waits a few seconds until the index has applied `revision`.
+        """
 
     @_abc_1.abstractmethod
     def GetIndexStatus(

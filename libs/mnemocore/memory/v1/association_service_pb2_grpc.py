@@ -76,7 +76,12 @@ class AssociationServiceServicer:
         """Sets a link, or with `reinforce` strengthens it: a new one begins with 0.3, then w grows by 0.05 (1 - w), with positive
         feedback by 0.1 (1 - w). A memory keeps its 100 strongest links; the weakest goes when another is added.
 
-        NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND.
+        Links of the type CO_RECALLED fade: their weight halves in 30 active days (days of UTC on which the space was used) without
+        a step, and below 0.05 they are removed. Links of other types are stated, and stay as they are. At most 500 new links of the
+        type CO_RECALLED are made in a space within an hour.
+
+        NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; RESOURCE_EXHAUSTED / STORE_FULL, or QUOTA_EXCEEDED with the quota
+        `new_co_recalled_links_per_hour` and a RetryInfo that says when there is room again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

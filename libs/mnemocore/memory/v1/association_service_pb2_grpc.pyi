@@ -41,7 +41,12 @@ class AssociationServiceStub:
     """Sets a link, or with `reinforce` strengthens it: a new one begins with 0.3, then w grows by 0.05 (1 - w), with positive
     feedback by 0.1 (1 - w). A memory keeps its 100 strongest links; the weakest goes when another is added.
 
-    NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND.
+    Links of the type CO_RECALLED fade: their weight halves in 30 active days (days of UTC on which the space was used) without
+    a step, and below 0.05 they are removed. Links of other types are stated, and stay as they are. At most 500 new links of the
+    type CO_RECALLED are made in a space within an hour.
+
+    NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; RESOURCE_EXHAUSTED / STORE_FULL, or QUOTA_EXCEEDED with the quota
+    `new_co_recalled_links_per_hour` and a RetryInfo that says when there is room again.
     """
     Dissociate: _grpc.UnaryUnaryMultiCallable[_association_service_pb2.DissociateRequest, _association_service_pb2.DissociateResponse]
     """Removes the link of one type, or of all types, from one memory to another. Removing what is not there succeeds.
@@ -78,7 +83,12 @@ class AssociationServiceAsyncStub(AssociationServiceStub):
     """Sets a link, or with `reinforce` strengthens it: a new one begins with 0.3, then w grows by 0.05 (1 - w), with positive
     feedback by 0.1 (1 - w). A memory keeps its 100 strongest links; the weakest goes when another is added.
 
-    NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND.
+    Links of the type CO_RECALLED fade: their weight halves in 30 active days (days of UTC on which the space was used) without
+    a step, and below 0.05 they are removed. Links of other types are stated, and stay as they are. At most 500 new links of the
+    type CO_RECALLED are made in a space within an hour.
+
+    NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; RESOURCE_EXHAUSTED / STORE_FULL, or QUOTA_EXCEEDED with the quota
+    `new_co_recalled_links_per_hour` and a RetryInfo that says when there is room again.
     """
     Dissociate: _aio.UnaryUnaryMultiCallable[_association_service_pb2.DissociateRequest, _association_service_pb2.DissociateResponse]  # type: ignore[assignment]
     """Removes the link of one type, or of all types, from one memory to another. Removing what is not there succeeds.
@@ -118,7 +128,12 @@ class AssociationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sets a link, or with `reinforce` strengthens it: a new one begins with 0.3, then w grows by 0.05 (1 - w), with positive
         feedback by 0.1 (1 - w). A memory keeps its 100 strongest links; the weakest goes when another is added.
 
-        NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND.
+        Links of the type CO_RECALLED fade: their weight halves in 30 active days (days of UTC on which the space was used) without
+        a step, and below 0.05 they are removed. Links of other types are stated, and stay as they are. At most 500 new links of the
+        type CO_RECALLED are made in a space within an hour.
+
+        NOT_FOUND / SPACE_NOT_FOUND or MEMORY_NOT_FOUND; RESOURCE_EXHAUSTED / STORE_FULL, or QUOTA_EXCEEDED with the quota
+        `new_co_recalled_links_per_hour` and a RetryInfo that says when there is room again.
         """
 
     @_abc_1.abstractmethod

@@ -9,6 +9,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from mnemocore.common.v1 import resources_pb2 as _resources_pb2_1
 from mnemocore.memory.v1 import resources_pb2 as _resources_pb2
@@ -22,6 +23,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _RetentionState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RetentionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RetentionState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RETENTION_STATE_UNSPECIFIED: _RetentionState.ValueType  # 0
+    """Not named."""
+    RETENTION_STATE_KEEP: _RetentionState.ValueType  # 1
+    """Nothing: retention is above 0.4, or the memory is protected or of an importance of at least 0.95."""
+    RETENTION_STATE_REVIEW: _RetentionState.ValueType  # 2
+    """It may be looked at: retention is at most 0.4."""
+    RETENTION_STATE_FORGET: _RetentionState.ValueType  # 3
+    """It may be archived: retention is at most 0.1."""
+
+class RetentionState(_RetentionState, metaclass=_RetentionStateEnumTypeWrapper):
+    """What is to be done about a memory as it is forgotten."""
+
+RETENTION_STATE_UNSPECIFIED: RetentionState.ValueType  # 0
+"""Not named."""
+RETENTION_STATE_KEEP: RetentionState.ValueType  # 1
+"""Nothing: retention is above 0.4, or the memory is protected or of an importance of at least 0.95."""
+RETENTION_STATE_REVIEW: RetentionState.ValueType  # 2
+"""It may be looked at: retention is at most 0.4."""
+RETENTION_STATE_FORGET: RetentionState.ValueType  # 3
+"""It may be archived: retention is at most 0.1."""
+Global___RetentionState: _TypeAlias = RetentionState  # noqa: Y015
 
 @_typing.final
 class CreateMemoryRequest(_message.Message):
@@ -302,6 +331,15 @@ class GetMemoryResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MEMORY_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
+    RETENTION_STATE_FIELD_NUMBER: _builtins.int
+    retention: _builtins.float
+    """How much of it is retained, 0 to 1: fades with the active days since it was last used, days of UTC on which the space was
+    used, today included; slower the more important it is and the more it was used. Not set with `as_of` or
+    `minimize_latency`.
+    """
+    retention_state: Global___RetentionState.ValueType
+    """What its retention asks for. Not named when `retention` is not set."""
     @_builtins.property
     def memory(self) -> _resources_pb2.Memory:
         """The memory."""
@@ -310,12 +348,16 @@ class GetMemoryResponse(_message.Message):
         self,
         *,
         memory: _resources_pb2.Memory | None = ...,
+        retention: _builtins.float | None = ...,
+        retention_state: Global___RetentionState.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_retention", b"_retention", "memory", b"memory", "retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retention", b"_retention", "memory", b"memory", "retention", b"retention", "retention_state", b"retention_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__retention: _TypeAlias = _typing.Literal["retention"]  # noqa: Y015
+    _WhichOneofArgType__retention: _TypeAlias = _typing.Literal["_retention", b"_retention"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention) -> _WhichOneofReturnType__retention | None: ...
 
 Global___GetMemoryResponse: _TypeAlias = GetMemoryResponse  # noqa: Y015
 

@@ -237,7 +237,7 @@ class _NoveltyDecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Novel
     NOVELTY_DECISION_REFINEMENT: _NoveltyDecision.ValueType  # 5
     """It says more than the known one: written, and linked to it as an extension."""
     NOVELTY_DECISION_UNKNOWN: _NoveltyDecision.ValueType  # 6
-    """The index did not answer, so nothing was compared: written."""
+    """Nothing was compared, for the index did not answer or what is known kept changing: written."""
 
 class NoveltyDecision(_NoveltyDecision, metaclass=_NoveltyDecisionEnumTypeWrapper):
     """What the novelty gate decided."""
@@ -255,7 +255,7 @@ NOVELTY_DECISION_CORRECTION: NoveltyDecision.ValueType  # 4
 NOVELTY_DECISION_REFINEMENT: NoveltyDecision.ValueType  # 5
 """It says more than the known one: written, and linked to it as an extension."""
 NOVELTY_DECISION_UNKNOWN: NoveltyDecision.ValueType  # 6
-"""The index did not answer, so nothing was compared: written."""
+"""Nothing was compared, for the index did not answer or what is known kept changing: written."""
 Global___NoveltyDecision: _TypeAlias = NoveltyDecision  # noqa: Y015
 
 class _Origin:
@@ -471,7 +471,7 @@ class _AssociationTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Assoc
     ASSOCIATION_TYPE_DERIVED_FROM: _AssociationType.ValueType  # 8
     """The first was made of the second."""
     ASSOCIATION_TYPE_CO_RECALLED: _AssociationType.ValueType  # 9
-    """They were recalled together."""
+    """They were recalled together. The only type that fades: it halves in 30 active days without a step, and is removed below 0.05."""
 
 class AssociationType(_AssociationType, metaclass=_AssociationTypeEnumTypeWrapper):
     """What sort of link leads from one memory to another."""
@@ -495,7 +495,7 @@ ASSOCIATION_TYPE_REFERENCES: AssociationType.ValueType  # 7
 ASSOCIATION_TYPE_DERIVED_FROM: AssociationType.ValueType  # 8
 """The first was made of the second."""
 ASSOCIATION_TYPE_CO_RECALLED: AssociationType.ValueType  # 9
-"""They were recalled together."""
+"""They were recalled together. The only type that fades: it halves in 30 active days without a step, and is removed below 0.05."""
 Global___AssociationType: _TypeAlias = AssociationType  # noqa: Y015
 
 @_typing.final
@@ -818,7 +818,9 @@ class MemoryInput(_message.Message):
     on_duplicate: Global___OnDuplicate.ValueType
     """What to do if an active memory of the space is the same."""
     novelty_gate: Global___NoveltyGate.ValueType
-    """Whether it is compared in meaning with what is known. Batches that are written all or none are not."""
+    """Whether it is compared in meaning with what is known, and not written again if it says nothing new. Batches that are
+    written all or none are not compared, nor are memories with a medium; what is protected is not superseded.
+    """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Anything the caller wants to keep beside the text: at most 64 keys, 3 levels deep, 100 KiB as JSON."""
@@ -1208,8 +1210,8 @@ class ScoreComponent(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     CONTRIBUTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`semantic`, `lexical`, `speaker`, `neighbours`, `words`, `associations`, `recency`, `importance`, `strength` or
-    `reliability`.
+    """`semantic`, `lexical`, `speaker`, `neighbours`, `answer`, `date`, `words`, `associations`, `recency`, `importance`,
+    `strength` or `reliability`.
     """
     value: _builtins.float
     """The value of the signal, in the signal's own unit (see the explanation of recall in the documentation)."""
@@ -1254,7 +1256,7 @@ class Association(_message.Message):
     type: Global___AssociationType.ValueType
     """What sort of link."""
     weight: _builtins.float
-    """How strong it is, above 0 and at most 1."""
+    """How strong it is, above 0 and at most 1. Fading changes it, and nothing else of the link."""
     activations: _builtins.int
     """How often it was reinforced; 1 when it is new."""
     principal: _builtins.str
