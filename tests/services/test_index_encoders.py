@@ -61,6 +61,14 @@ class Life(Installation):
         for number, text in enumerate(texts, first):
             await self.say(number, content=text, session="s", ordinal=number)
 
+        async def applied() -> bool:
+            status = await self.index.GetIndexStatus(
+                index_service_pb2.GetIndexStatusRequest(space_uid=SPACE), timeout=SECONDS
+            )
+            return bool(status.applied_revision >= self.revision)
+
+        await until(applied)
+
     async def found(self, query: str, **fields: Any) -> tuple[list[int], bool]:
         """The memories found by meaning or words, best first, and whether only words were searched."""
         usual: dict[str, Any] = {"space_uid": SPACE, "query": query, "limit": 10, "min_revision": self.revision}

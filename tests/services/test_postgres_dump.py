@@ -214,6 +214,15 @@ async def test_a_backup_never_replaces_a_file(shop: Database, tmp_path: Path) ->
     assert (tmp_path / "a.mbk").read_text() == "precious"
 
 
+def test_an_archive_that_was_finished_and_then_aborted_leaves_no_file(tmp_path: Path) -> None:
+    writer = ArchiveWriter(tmp_path / "a.mbk", NOW)
+    writer.finish({})
+    assert names_in(tmp_path) == ["a.mbk"]
+    for _ in range(2):
+        writer.abort()
+        assert names_in(tmp_path) == []
+
+
 async def test_an_interrupted_dump_leaves_no_file(shop: Database, tmp_path: Path) -> None:
     folder = tmp_path / "backups"
     folder.mkdir()

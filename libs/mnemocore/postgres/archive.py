@@ -124,6 +124,7 @@ class ArchiveWriter:
         self._file = _HashedOutput(_new_file(self._partial, path))
         self._body: _Body = self._file if cipher is None else _Sealing(self._file, cipher, preamble)
         self._section: _OpenSection | None = None
+        self._named = False
         with self._removed_on_error():
             self._file.write(preamble)
 
@@ -158,12 +159,16 @@ class ArchiveWriter:
             self._body.close()
             self._file.finish()
             self._partial.rename(self._path)
+            self._named = True
             _make_durable(self._path.parent)
 
     def abort(self) -> None:
-        """Remove what was written, unless it is finished. A second call does nothing."""
+        """Remove what was written, also if it is finished. A second call does nothing."""
         self._file.discard()
         self._partial.unlink(missing_ok=True)
+        if self._named:
+            self._path.unlink(missing_ok=True)
+            self._named = False
 
     def _write_data(self, compressed: bytes) -> None:
         for start in range(0, len(compressed), BLOCK):
