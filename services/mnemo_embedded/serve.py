@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mnemo_embedded.installation import Installation
 from mnemocore import telemetry
+from mnemocore.server import collector
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -27,6 +28,7 @@ async def serve(
     """
     telemetry.configure("mnemo", log_format="json" if log_format == "json" else "text", log_level=log_level)
     async with until_signal() as stopped, Installation(data_dir, listen) as installation:
+        collector.settle()
         on_ready(installation.address)
         await stopped.wait()
         _log.info("draining")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mnemo_memory.domain.changes import UPDATABLE, Update, refuse_empty_validity
 from mnemo_memory.domain.memory import (
+    UNNAMED_PROVENANCE,
     Change,
     Draft,
     Filter,
@@ -88,8 +89,10 @@ def request_of(message: Message) -> Request | None:
 
 def to_draft(item: resources_pb2.MemoryInput, path: str) -> Draft:
     """A draft from an item at `path` of its request."""
-    metadata = struct_to_dict(item.metadata) if item.HasField("metadata") else {}
-    _refuse_large(item, path)
+    metadata = {}
+    if item.HasField("metadata"):
+        _refuse_large(item, path)
+        metadata = struct_to_dict(item.metadata)
     _refuse_nul(item, metadata, path)
     refuse_empty_validity(_time(item, "valid_from"), _time(item, "valid_to"), path)
     return Draft(
@@ -107,7 +110,7 @@ def to_draft(item: resources_pb2.MemoryInput, path: str) -> Draft:
         valid_from=_time(item, "valid_from"),
         valid_to=_time(item, "valid_to"),
         expires_at=_time(item, "expires_at"),
-        provenance=to_provenance(item.provenance),
+        provenance=to_provenance(item.provenance) if item.HasField("provenance") else UNNAMED_PROVENANCE,
         protected=item.protected,
         on_duplicate=OnDuplicate(item.on_duplicate),
         novelty_gate=NoveltyGate(item.novelty_gate),
@@ -147,7 +150,8 @@ def _refuse_large(item: resources_pb2.MemoryInput, path: str) -> None:
 
 def _refuse_nul(item: resources_pb2.MemoryInput, metadata: dict[str, Any], path: str) -> None:
     texts = {"content": item.content, "actor": item.actor, "session": item.session, "tags": "".join(item.tags)}
-    texts["provenance"] = "".join([item.provenance.agent, *item.provenance.sources])
+    if item.HasField("provenance"):
+        texts["provenance"] = "".join([item.provenance.agent, *item.provenance.sources])
     if has_nul(metadata):
         texts["metadata"] = _NUL
     broken = [Violation(f"{path}.{field}", _NUL_REFUSED) for field, text in texts.items() if _NUL in text]
@@ -252,7 +256,7 @@ def from_memory(space: Space, memory: Memory, now: datetime | None = None) -> re
         message.media.CopyFrom(from_media(space, memory.media))
     for field in ("valid_from", "valid_to", "expires_at"):
         _set_time(message, field, getattr(memory, field))
-    if memory.provenance != Provenance():
+    if memory.provenance is not UNNAMED_PROVENANCE and memory.provenance != UNNAMED_PROVENANCE:
         message.provenance.origin = resources_pb2.Origin.ValueType(memory.provenance.origin)
         message.provenance.sources.extend(memory.provenance.sources)
         message.provenance.agent = memory.provenance.agent

@@ -63,6 +63,7 @@ max_connections = 100
 shared_buffers = 128MB
 max_parallel_workers_per_gather = 0
 jit = off
+autovacuum_naptime = 15s
 fsync = {fsync}
 synchronous_commit = on
 full_page_writes = on

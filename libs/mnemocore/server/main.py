@@ -14,6 +14,7 @@ import uvloop
 
 from mnemocore import settings, telemetry
 from mnemocore.errors import MnemoError, UnavailableError
+from mnemocore.server import collector
 from mnemocore.server.host import Host, HostPart
 from mnemocore.server.identity import InternalAuthenticator
 from mnemocore.server.lifecycle import Lifecycle
@@ -112,7 +113,7 @@ def run(
             log_level=configuration.log_level,
         )
         serving = _Serving(lambda stack: _start(configuration, assemble, make_host, stack))
-        uvloop.run(Lifecycle([serving]).run_until_signal())
+        uvloop.run(Lifecycle([serving]).run_until_signal(ready=collector.settle))
     except MnemoError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1

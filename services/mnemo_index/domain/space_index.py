@@ -42,6 +42,7 @@ ENCODED_AT_ONCE: Final = 256
 """Texts that are encoded in one step."""
 _LEAST_DEAD: Final = 1024
 _SKETCHES_AT_ONCE: Final = 4096
+_SKETCHES_WORTH_IT: Final = 2048
 _EVERYTHING: Final = Filter()
 
 
@@ -382,8 +383,12 @@ class SpaceIndex:
         return row >= 0 and bool(self._tables.columns["digests"].values[row] == digest(document))
 
     def _sketch(self) -> None:
-        """Make the sketches of some rows once there are enough rows to need them; the others are compared exactly."""
-        if len(self._tables) > self._exact_rows:
+        """Make the sketches of some rows once there are enough rows to need them; the others are compared exactly.
+
+        Many at once cost less, so some rows are waited for.
+        """
+        missing = len(self._tables) - len(self._tables.sketches)
+        if len(self._tables) > self._exact_rows and missing >= min(_SKETCHES_WORTH_IT, self._exact_rows // 4):
             sketches = self._tables.next_sketches(_SKETCHES_AT_ONCE)
             with self._lock.writing():
                 self._tables.sketches.extend(sketches)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -196,6 +196,10 @@ class Provenance:
     agent: str = ""
 
 
+UNNAMED_PROVENANCE: Final = Provenance()
+"""Nothing is known of where a memory comes from: by far the most memories share this one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Draft:
     """A memory before it is written. `id` None lets the store choose, `ordinal` None means the order of arrival."""
@@ -216,7 +220,7 @@ class Draft:
     valid_from: datetime | None = None
     valid_to: datetime | None = None
     expires_at: datetime | None = None
-    provenance: Provenance = Provenance()
+    provenance: Provenance = UNNAMED_PROVENANCE
     protected: bool = False
     on_duplicate: OnDuplicate = OnDuplicate.ALLOW
     novelty_gate: NoveltyGate = NoveltyGate.UNNAMED
@@ -252,7 +256,7 @@ class Memory:
     valid_to: datetime | None = None
     expires_at: datetime | None = None
     archived_at: datetime | None = None
-    provenance: Provenance = Provenance()
+    provenance: Provenance = UNNAMED_PROVENANCE
     supersedes: MemoryId | None = None
     superseded_by: MemoryId | None = None
     protected: bool = False

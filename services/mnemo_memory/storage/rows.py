@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import zstandard
 
 from mnemo_memory.domain.memory import (
+    UNNAMED_PROVENANCE,
     Change,
     Filter,
     Kind,
@@ -177,7 +178,7 @@ def open_part(memory: Memory, cipher: SpaceCipher) -> Memory:
         actor=cipher.blind(memory.actor),
         session=cipher.blind(memory.session),
         media=None,
-        provenance=Provenance(),
+        provenance=UNNAMED_PROVENANCE,
     )
 
 
@@ -419,11 +420,13 @@ def _to_provenance(text: str | None) -> Provenance:
 
 
 def _provenance(fields: Any) -> Provenance:
-    return Provenance() if fields is None else Provenance(Origin(fields[0]), tuple(fields[1]), fields[2])
+    return UNNAMED_PROVENANCE if fields is None else Provenance(Origin(fields[0]), tuple(fields[1]), fields[2])
 
 
 def _from_provenance(provenance: Provenance) -> list[Any] | None:
-    return None if provenance == Provenance() else [provenance.origin, provenance.sources, provenance.agent]
+    if provenance is UNNAMED_PROVENANCE or provenance == UNNAMED_PROVENANCE:
+        return None
+    return [provenance.origin, provenance.sources, provenance.agent]
 
 
 def _from_time(moment: datetime | None) -> str | None:
