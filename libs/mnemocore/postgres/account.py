@@ -8,8 +8,9 @@ import pwd
 import shutil
 import stat
 import subprocess
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +18,16 @@ if TYPE_CHECKING:
 _log = logging.getLogger("mnemocore.postgres")
 _NAME: Final = "pgserver"
 _FALLBACK: Final = "nobody"
+
+
+_BECOME: Final = """
+import os, sys
+uid, gid = map(int, sys.argv[1:3])
+os.setgroups([])
+os.setgid(gid)
+os.setuid(uid)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +46,16 @@ class Account:
         entry = _existing(_NAME) or _created(_NAME) or pwd.getpwnam(_FALLBACK)
         return cls(entry.pw_uid, entry.pw_gid, foreign=True)
 
-    def process_options(self) -> dict[str, Any]:
-        """Arguments of `subprocess.Popen` that run a program under this account, out of reach of Ctrl-C."""
-        options: dict[str, Any] = {"start_new_session": True}
-        if self.foreign:
-            options |= {"user": self.uid, "group": self.gid, "extra_groups": []}
-        return options
+    def command(self, *command: str | Path) -> list[str]:
+        """What runs a program (an absolute path, and arguments) under this account.
+
+        The program itself changes the account, in an interpreter that becomes it: `subprocess` does so only in a forked
+        copy of this process, and where gRPC has threads at work such a copy may end before it gets there.
+        """
+        words = [str(word) for word in command]
+        if not self.foreign:
+            return words
+        return [sys.executable, "-I", "-S", "-c", _BECOME, str(self.uid), str(self.gid), *words]
 
     def own_folder(self, folder: Path) -> None:
         """Make `folder` (created where needed, not its parents) private to the account."""

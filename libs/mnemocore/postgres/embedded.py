@@ -213,7 +213,12 @@ class EmbeddedPostgres:
         if not self._durable:
             command.append("--no-sync")
         done = subprocess.run(
-            command, cwd=draft, capture_output=True, text=True, check=False, **account.process_options()
+            account.command(*command),
+            cwd=draft,
+            capture_output=True,
+            text=True,
+            check=False,
+            start_new_session=True,  # out of reach of Ctrl-C
         )
         if done.returncode != 0:
             shutil.rmtree(draft)
@@ -245,17 +250,18 @@ class EmbeddedPostgres:
     def _launch(self) -> None:
         """Start the server and wait until it is ready; it is gone again when this raises DataDirectoryError."""
         assert self._account is not None
+        keeper = ("/bin/sh", "-c", _KEEPER, "mnemo-postgres", _program("postgres"), self._directory)
         with self._lock, self._log_file.open("ab") as log:
             if self._stopping.is_set():
                 raise self._unusable("is being closed")
             log_start = log.tell()
             self._keeper = subprocess.Popen(
-                ["/bin/sh", "-c", _KEEPER, "mnemo-postgres", _program("postgres"), self._directory],
+                self._account.command(*keeper),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 cwd=self._directory,
-                **self._account.process_options(),
+                start_new_session=True,  # out of reach of Ctrl-C
             )
         give_up = time.monotonic() + _START_LIMIT
         while not self._is_ready():
