@@ -17,12 +17,15 @@ from tests.e2e.conftest import eventually
 
 from mnemocore import MemoryInput, connect
 from mnemocore.errors import DataDirectoryError, DeadlineExceededError, MnemoError, UnavailableError
+from mnemocore.testing.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from tests.e2e.conftest import Server
+
+    from mnemocore.client import RecallHits
 
 T = TypeVar("T")
 
@@ -116,8 +119,15 @@ async def test_a_service_that_dies_is_started_again(
         kept = await space.remember("the kettle is in the cupboard")
         _process_of(server, service).kill()
         second = await _patiently(lambda: space.remember("the teapot is broken"))
-        hits = await _patiently(lambda: space.recall("Where is the kettle?"))
-        assert [hit.memory.id for hit in hits] == [kept.id, second.id]
+        found: list[RecallHits] = []
+
+        async def whole() -> bool:
+            found.append(await _patiently(lambda: space.recall("Where is the kettle?")))
+            return not found[-1].degraded
+
+        await until(whole, 30)
+        assert [hit.memory.id for hit in found[-1]] == [kept.id, second.id]
+        assert all(hits[0].memory.id == kept.id for hits in found)  # by words alone too
 
 
 def _process_of(server: Server, service: str) -> psutil.Process:
