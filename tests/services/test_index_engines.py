@@ -333,6 +333,41 @@ def test_words_of_every_script_are_found(engines: Engines) -> None:
         assert "lexical" in {part.name for part in hit.components}
 
 
+def signals(index: SpaceEngine, query: str) -> dict[int, dict[str, float]]:
+    """The values of the signals of each memory found, by its number."""
+    hits = index.search(query, 50)
+    return {int(hit.memory_id[-12:], 16): {part.name: part.value for part in hit.components} for hit in hits}
+
+
+def apart(engines: Engines, *texts: str) -> SpaceEngine:
+    """A space with these texts, in no session."""
+    _, index = engines.new()
+    index.apply([created(number, document(number, text)) for number, text in enumerate(texts, 1)])
+    return index
+
+
+def test_a_quoted_phrase_brings_those_that_have_it_first(engines: Engines) -> None:
+    index = apart(
+        engines,
+        "a hole in the black fence, and the night was black, a small hole, black as coal",
+        "the telescope showed us and the others at the table a black hole last night",
+        "the hole was black and the second hole was blacker",
+        "nothing of the kind",
+        "black is the colour of the hole",
+    )
+    query = 'Who spoke of a "black hole"?'
+    found = signals(index, query)
+    assert numbers(index, query)[0] == 2
+    assert {number: values["phrase"] for number, values in found.items() if "phrase" in values} == {2: 1.0}
+    assert all("phrase" not in values for values in signals(index, "Who spoke of a black hole?").values())
+    typographic = signals(
+        index, "\u201eBlack holes\u201c or \u00abthe second hole\u00bb or \u201cthe colour of that hole\u201d"
+    )
+    third = pytest.approx(1 / 3)
+    having = {number: values["phrase"] for number, values in typographic.items() if "phrase" in values}
+    assert having == {2: third, 3: third, 5: third}
+
+
 def test_a_long_text_is_found_by_any_of_its_words(engines: Engines) -> None:
     words = [f"w{number}" for number in range(9_000)]
     long = " ".join([*words, *words, "needle"])
@@ -499,3 +534,4 @@ def test_a_long_text_keeps_every_word_once_before_any_twice(size: int) -> None:
     assert len(" ".join(kept)) <= LONGEST_TEXT
     assert len(set(kept)) == min(size, len(kept))
     assert set(kept) <= set(made)
+    assert [int(each[1:]) for each in kept] == [*range(len(set(kept))), *range(len(kept) - len(set(kept)))]

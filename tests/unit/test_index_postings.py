@@ -13,7 +13,7 @@ from mnemo_index.domain.postings import K1, B, Postings
 
 
 def empty() -> Postings:
-    return Postings([], np.empty(0, np.int32), np.empty(0, np.uint16), np.empty(0, np.int32), np.empty(0, np.bool_))
+    return Postings([], np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.bool_))
 
 
 def expected(documents: list[list[str]], dead: set[int], query: list[str]) -> list[float]:
@@ -57,9 +57,7 @@ def test_the_same_postings_come_back_from_their_columns() -> None:
     for row in (3, 77, 499):
         postings.remove(row)
         alive[row] = False
-    copy = Postings(
-        postings.vocabulary.listed(), postings.terms.values, postings.counts.values, postings.sizes.values, alive
-    )
+    copy = Postings(postings.vocabulary.listed(), postings.terms.values, postings.sizes.values, alive)
     query = ["t1", "t3", "t12"]
     assert np.allclose(copy.scores(query), postings.scores(query))
     copy.extend([["t1", "new"]])
@@ -81,3 +79,22 @@ def test_a_row_is_found_at_once_and_repeating_counts_less_and_less() -> None:
 def test_nothing_is_something_that_can_be_searched() -> None:
     assert len(empty().scores(["tea"])) == 0
     assert empty().rarity("tea") > 0
+
+
+def test_phrases_are_found_where_their_terms_stand_together_in_order() -> None:
+    documents, postings = corpus(2000), empty()
+    for start in range(0, 2000, 100):
+        postings.extend(documents[start : start + 100])
+    draw = random.Random(3)
+    phrases = [["t1", "t2"], ["t2", "t1"], ["t1", "t1"], ["t1"], ["t1", "unknown"], [f"t{n}" for n in range(1, 30)]]
+    for document in draw.sample([each for each in documents if len(each) > 4], 60):
+        at = draw.randrange(len(document) - 3)
+        phrases.append(document[at : at + draw.randrange(2, 5)])
+    for phrase in phrases:
+        size = len(phrase)
+        having = [
+            row
+            for row, document in enumerate(documents)
+            if any(document[at : at + size] == phrase for at in range(len(document) - size + 1))
+        ]
+        assert postings.having_phrase(phrase).tolist() == having

@@ -489,3 +489,42 @@ def test_a_state_of_another_model_is_refused() -> None:
     with pytest.raises(ValueError, match="'other/model'"):
         restored(foreign)
     assert found(restored(state), "tea") == [1]
+
+
+def test_a_phrase_is_a_bonus_and_no_filter() -> None:
+    index = filled("the sky is green today and blue", "blue sky over the green sea", "an invoice", "sky, deep, blue")
+    plain, quoted = index.search("green sky", 4), index.search('green sky "blue sky"', 4)
+    assert {hit.memory_id for hit in plain} == {hit.memory_id for hit in quoted}
+    assert quoted[0].memory_id == memory_id(2)
+    (phrase,) = (part for part in quoted[0].components if part.name == "phrase")
+    assert phrase.value == 1
+    assert quoted[0].relevance == pytest.approx(sum(part.contribution for part in quoted[0].components))
+    assert all(part.name != "phrase" for hit in quoted[1:] for part in hit.components)
+
+
+def test_phrases_of_one_word_of_stop_words_or_with_one_mark_are_none() -> None:
+    index = filled(*FACTS)
+    for query in ('"Lisbon"', 'what "is it"', 'a 5" disk in Lisbon', '"" Lisbon', '"', '"\u201c"'):
+        assert all(part.name != "phrase" for hit in index.search(query, 5) for part in hit.components)
+
+
+def test_phrases_are_found_beyond_what_sketches_and_words_choose() -> None:
+    draw = random.Random(5)
+    texts = [" ".join(draw.choices(["amber", "birch", "cedar", "delta"], k=9)) for _ in range(3000)]
+    texts.append(" ".join(["birch amber ember"] + ["fern"] * 40))
+    index = space(exact_rows=200)
+    for start in range(0, len(texts), 500):
+        changes = [created(number + 1, document(number + 1, texts[number])) for number in range(start, len(texts))][
+            :500
+        ]
+        index.apply(changes)
+    (best,) = index.search('"birch amber ember" delta cedar', 1)
+    assert best.memory_id == memory_id(3001)
+
+
+def test_phrases_survive_a_snapshot_and_updates() -> None:
+    index = filled("green tea with honey", "tea that is green", "coffee")
+    index.apply([created(4, document(2, "honey tea")), removed(5, 1), created(6, document(9, "green tea again"))])
+    for each in (index, restored(index.state())):
+        hits = each.search('"green tea"', 5)
+        assert [hit.memory_id for hit in hits if "phrase" in parts(hit)] == [memory_id(9)]

@@ -8,8 +8,9 @@ Each row has two signals of its own, both absolute, so that they mean the same i
 
 A row also gets a share of what its neighbours in the session have of their own, the more the stronger they are, and
 one more of the text before it if that ends with a question; and bonuses if its actor is the one whom the question
-names, and if it happened when the question says. What itself ends with a question counts a little less: it rarely holds
-the answer. The sum `t` is unbounded; relevance is tanh(t), and each part contributes in proportion.
+names, if it happened when the question says, and if it has the phrases that the question quotes. What itself ends with
+a question counts a little less: it rarely holds the answer. The sum `t` is unbounded; relevance is tanh(t), and each
+part contributes in proportion.
 """
 
 from __future__ import annotations
@@ -24,17 +25,18 @@ import numpy as np
 from mnemo_index.domain.dates import dates, may_name_dates
 from mnemo_index.domain.half_vectors import products, products_of
 from mnemo_index.domain.tables import SKETCH_BITS
-from mnemo_index.domain.words import STOP_WORDS, words
+from mnemo_index.domain.words import STOP_WORDS
 from mnemocore.ids import MemoryId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from numpy.typing import NDArray
 
     from mnemo_index.domain.documents import Filter
     from mnemo_index.domain.tables import Tables
+    from mnemo_index.domain.wording import Wording
     from mnemo_index.domain.words import Stems
 
     HammingScan: TypeAlias = Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.int32]]
@@ -44,6 +46,7 @@ SEMANTIC: Final = 0.45
 LEXICAL: Final = 0.55
 SPEAKER: Final = 0.25
 DATE: Final = 0.2
+PHRASE: Final = 0.3
 NEIGHBOURS: Final = (0.4, 0.25, 0.15)
 """Share of what a neighbour at distance 1, 2, 3 in the session passes on."""
 ANSWER: Final = 0.3
@@ -83,11 +86,10 @@ class Hit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A query made ready: its text, its words, their terms, and its vector."""
+    """A query made ready: its text, its wording, and its vector."""
 
     text: str
-    words: list[str]
-    terms: list[str]
+    wording: Wording
     vector: NDArray[np.float32]
 
 
@@ -125,7 +127,7 @@ def _promising(
     ranking: _Ranking,
     count: int,
 ) -> NDArray[np.intp]:
-    """The allowed rows that are nearest by sketch, best by words or of the days named; all that have no sketch yet."""
+    """The allowed rows that are nearest by sketch, best by words, quoted or of the days named; all without a sketch."""
     sketches = tables.sketches.values
     distances = scan(tables.sketch_of(question.vector), sketches)
     sketched = allowed[: len(sketches)]
@@ -133,7 +135,10 @@ def _promising(
     nearest = _smallest(distances, min(count, int(np.count_nonzero(sketched))))
     unsketched = np.flatnonzero(allowed[len(sketches) :]) + len(sketches)
     worded = np.flatnonzero((ranking.lexical > 0) & allowed)
-    worded = worded[_smallest(-ranking.lexical[worded], min(count, len(worded)))]
+    worth = ranking.lexical[worded]
+    if question.wording.phrases:
+        worth += np.float32(PHRASE / LEXICAL) * ranking.phrased[worded]
+    worded = worded[_smallest(-worth, min(count, len(worded)))]
     dated = np.flatnonzero((ranking.dated[: len(sketches)] > 0) & sketched)
     away = distances[dated] - np.float32(SKETCH_BITS) * ranking.dated[dated]
     dated = dated[_smallest(away, min(count, len(dated)))]
@@ -169,8 +174,10 @@ class _Ranking:
         self._tables = tables
         self._question = question
         self._common = max(0.0, float(tables.centre() @ question.vector))
-        self.lexical = tables.postings.scores(question.terms)
-        self._named = tables.named_actor(question.words, allowed)
+        wording = question.wording
+        self.lexical = tables.postings.scores(wording.terms)
+        self.phrased = _phrased(tables, wording.phrases)
+        self._named = tables.named_actor(wording.words, allowed)
         self.dated = _dated(tables, question.text, now)
         self._cosine = np.zeros(len(tables), dtype=np.float32)
         self._own = np.zeros(len(tables) + 1, dtype=np.float32)  # by slot
@@ -201,9 +208,9 @@ class _Ranking:
         """The best `limit` of the compared rows."""
         rows = self._pool(max(_POOL, 2 * limit))
         speaker, neighbours, answer = self._speaker(rows), self._neighbours(rows), self._answer(rows)
-        dated, own = self.dated[rows], self._own[rows + 1]
+        dated, phrased, own = self.dated[rows], self.phrased[rows], self._own[rows + 1]
         factor = np.where(self._asks[rows], np.float32(ASKING), np.float32(1.0))
-        totals = factor * (own + SPEAKER * speaker + neighbours + ANSWER * answer + DATE * dated)
+        totals = factor * (own + SPEAKER * speaker + neighbours + ANSWER * answer + DATE * dated + PHRASE * phrased)
         totals = np.rint(totals * _SCALE).astype(np.int64)
         count = min(limit, len(rows))
         chosen = np.flatnonzero(totals >= np.partition(totals, len(rows) - count)[len(rows) - count])
@@ -219,6 +226,7 @@ class _Ranking:
             neighbours[order].tolist(),
             answer[order].tolist(),
             dated[order].tolist(),
+            phrased[order].tolist(),
             strict=True,
         )
         ids, factors = self._tables.ids, factor[order].tolist()
@@ -262,6 +270,8 @@ class _Ranking:
         """The best `count` of the compared rows before neighbours count, and all their neighbours, ascending."""
         rows = self._rows
         leading = self._own[rows + 1] + np.float32(SPEAKER) * self._speaker(rows) + np.float32(DATE) * self.dated[rows]
+        if self._question.wording.phrases:
+            leading += np.float32(PHRASE) * self.phrased[rows]
         slots = (rows[_smallest(-leading, count)] + 1).astype(np.int32)
         links = self._tables.neighbours
         reached, before, after = [slots], slots, slots
@@ -273,10 +283,12 @@ class _Ranking:
         return np.flatnonzero(marked[1:])
 
 
-def question_of(query: str, stems: Stems) -> tuple[list[str], list[str]]:
-    """The words of a query and their terms."""
-    found = words(query)
-    return found, stems.terms(found)
+def _phrased(tables: Tables, phrases: Sequence[Sequence[str]]) -> NDArray[np.float32]:
+    """For each row the share of the phrases that it has."""
+    phrased = np.zeros(len(tables), dtype=np.float32)
+    for phrase in phrases:
+        phrased[tables.postings.having_phrase(phrase)] += np.float32(1.0 / len(phrases))
+    return phrased
 
 
 def _dated(tables: Tables, text: str, now: datetime | None) -> NDArray[np.float32]:
@@ -299,8 +311,8 @@ def _hit(memory_id: str, signals: list[float], factor: float) -> Hit:
     return Hit(MemoryId(memory_id), sum(part.contribution for part in components), components)
 
 
-_NAMES: Final = ("semantic", "lexical", "speaker", "neighbours", "answer", "date")
-_WEIGHTS: Final = (SEMANTIC, LEXICAL, SPEAKER, 1.0, ANSWER, DATE)
+_NAMES: Final = ("semantic", "lexical", "speaker", "neighbours", "answer", "date", "phrase")
+_WEIGHTS: Final = (SEMANTIC, LEXICAL, SPEAKER, 1.0, ANSWER, DATE, PHRASE)
 
 
 def _smallest(values: NDArray[np.generic], count: int) -> NDArray[np.intp]:

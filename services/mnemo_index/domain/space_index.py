@@ -20,10 +20,11 @@ from mnemo_index.domain.encoder import AbsentEncoder, encode_question
 from mnemo_index.domain.fingerprint import Fingerprint, fingerprint_of
 from mnemo_index.domain.read_write_lock import ReadWriteLock
 from mnemo_index.domain.revisions import Revisions
-from mnemo_index.domain.search import EXACT_ROWS, Hit, Question, question_of, search, similar, weights_of
+from mnemo_index.domain.search import EXACT_ROWS, Hit, Question, search, similar, weights_of
 from mnemo_index.domain.state import SpaceState
 from mnemo_index.domain.tables import Tables, compacted, conditions_of, prepare
 from mnemo_index.domain.waiting_texts import WaitingTexts
+from mnemo_index.domain.wording import wording_of
 from mnemocore.errors import InvalidFieldError, UnavailableError, Violation
 from mnemocore.ids import MemoryId
 
@@ -206,15 +207,16 @@ class SpaceIndex:
 
         Without an encoder that answers it is a question of words only.
         """
-        found, terms = question_of(query, self._stems)
+        wording = wording_of(query, self._stems)
+        found = wording.words
         with self._lock.reading():
             weights = weights_of(found, self._stems, self._tables.postings.rarity) if found else []
         try:
             vector = encode_question(self._encoder, query, found, weights)
         except UnavailableError:
             nothing = np.zeros(self._encoder.dimension, dtype=np.float32)
-            return Asked(Question(query, found, terms, nothing), self.model, by_words_only=True)
-        return Asked(Question(query, found, terms, vector), self.model, by_words_only=False)
+            return Asked(Question(query, wording, nothing), self.model, by_words_only=True)
+        return Asked(Question(query, wording, vector), self.model, by_words_only=False)
 
     def answer(self, asked: Asked, limit: int, wanted: Filter = _EVERYTHING) -> list[Hit]:
         """The best hits for a query that `ask` of an index of the same model made ready, as `search` gives them."""

@@ -143,7 +143,7 @@ class Tables:
         sketches = arrays["sketches"].astype(np.uint8, copy=given_later)
         self.sketches = Column(sketches.reshape(-1, SKETCH_BITS // 8))
         self._marks, self._mark_rows = Column(arrays["marks"]), Column(arrays["mark_rows"])
-        self.postings = Postings(lists["terms"], arrays["terms"], arrays["counts"], arrays["sizes"], active)
+        self.postings = Postings(lists["terms"], arrays["terms"], arrays["sizes"], active)
         self.neighbours = Sessions(arrays["sessions"], arrays["ordinals"], active)
         self._soonest = int(self.columns["expires"].values.min(initial=_NEVER))
         self._speakers: dict[int, int] = {}  # active rows of each actor
@@ -165,7 +165,6 @@ class Tables:
             "marks": np.empty(0, np.int64),
             "mark_rows": np.empty(0, np.int32),
             "terms": np.empty(0, np.int32),
-            "counts": np.empty(0, np.uint16),
             "sizes": np.empty(0, np.int32),
             "ordinals": np.empty(0, np.int64),
         }
@@ -377,7 +376,6 @@ class Tables:
             "marks": self._marks.values,
             "mark_rows": self._mark_rows.values,
             "terms": self.postings.terms.values,
-            "counts": self.postings.counts.values,
             "sizes": self.postings.sizes.values,
             "ordinals": self.neighbours.ordinals.copy(),
         }
@@ -478,7 +476,7 @@ def compacted(
     kept["marks"] = arrays["marks"][marked]
     kept["mark_rows"] = number[arrays["mark_rows"][marked]].astype(np.int32)
     held = np.repeat(alive, arrays["sizes"])
-    kept["terms"], kept["counts"] = arrays["terms"][held], arrays["counts"][held]
+    kept["terms"] = arrays["terms"][held]
     strings = {"ids": [memory_id for memory_id, live in zip(lists["ids"], alive.tolist(), strict=True) if live]}
     for name in ("kinds", "actors", "sessions", "terms"):
         strings[name], kept[name] = _renumbered(lists[name], kept[name])

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
@@ -100,13 +101,15 @@ def tokens(terms: Iterable[str]) -> list[str]:
 
 
 def fitting(terms: Sequence[str]) -> list[str]:
-    """Those of a text's tokens that fit into LONGEST_TEXT bytes: of a very long text first each once, then the rest."""
+    """Those of a text's tokens that fit into LONGEST_TEXT bytes, in order: of a very long text first each once."""
     if sum(map(len, terms)) + len(terms) <= LONGEST_TEXT:
         return list(terms)
     known: set[str] = set()
-    again = [term for term in terms if term in known or known.add(term)]  # type: ignore[func-returns-value]
-    cut = " ".join([*dict.fromkeys(terms), *again])[: LONGEST_TEXT + 1]
-    return cut[: cut.rfind(" ")].split()
+    again = [term in known or bool(known.add(term)) for term in terms]  # type: ignore[func-returns-value]
+    preferred = sorted(range(len(terms)), key=again.__getitem__)
+    lengths = accumulate(len(terms[place]) + 1 for place in preferred)
+    kept = (place for place, length in zip(preferred, lengths, strict=True) if length <= LONGEST_TEXT)
+    return [terms[place] for place in sorted(kept)]
 
 
 def entity_of(space_uid: SpaceUid, stored: StoredRow) -> dict[str, Any]:

@@ -21,11 +21,12 @@ from mnemo_index.domain.duplicates import near_duplicates
 from mnemo_index.domain.encoder import encode_question
 from mnemo_index.domain.fingerprint import Fingerprint, fingerprint_of
 from mnemo_index.domain.revisions import Revisions
-from mnemo_index.domain.search import Question, question_of, search, similar, weights_of
+from mnemo_index.domain.search import Question, search, similar, weights_of
 from mnemo_index.domain.space_index import NearDuplicate, Similar
 from mnemo_index.domain.state import SpaceState
 from mnemo_index.domain.statistics import Statistics
 from mnemo_index.domain.tables import Tables, conditions_of, prepare
+from mnemo_index.domain.wording import Wording, wording_of
 from mnemo_index.storage.milvus_rows import (
     KEY,
     Book,
@@ -175,11 +176,11 @@ class MilvusSpace:
         """
         if limit < 1:
             raise InvalidFieldError.of([Violation("limit", f"is {limit}; allowed is at least 1")])
-        found, terms = question_of(query, self._stems)
+        wording = wording_of(query, self._stems)
         statistics = self._read()
-        weights = weights_of(found, self._stems, lambda term: statistics.rarity(token(term)))
-        vector = encode_question(self._encoder, query, found, weights)
-        question = Question(query, found, tokens(terms), vector)
+        weights = weights_of(wording.words, self._stems, lambda term: statistics.rarity(token(term)))
+        vector = encode_question(self._encoder, query, wording.words, weights)
+        question = Question(query, _with_tokens(wording), vector)
         days = _days_of(query, wanted.now, statistics)
         candidates = self._candidates(question, limit, wanted, days)
         alone = [_moved(stored, "") for stored in candidates.values()]
@@ -319,9 +320,9 @@ class MilvusSpace:
         expression = matching(self._space_uid, wanted)
         count = max(_CANDIDATES, 4 * limit)
         found = self._store.nearest(question.vector, expression, count)
-        terms = list(dict.fromkeys(question.terms))
-        if terms:
-            found += self._store.worded(terms, expression, count)
+        for terms in (question.wording.terms, *question.wording.phrases):
+            if terms:
+                found += self._store.worded(list(dict.fromkeys(terms)), expression, count)
         if days:
             found += self._store.nearest(question.vector, f"{expression} and {during(days)}", count)
         known = {stored.row.document.memory_id for stored in found}
@@ -365,7 +366,7 @@ class MilvusSpace:
     ) -> list[Hit]:
         """The best of some rows, ranked as if they stood among all of the space."""
         tables = self._tables(rows)
-        tables.count_as(statistics, question.terms)
+        tables.count_as(statistics, question.wording.terms)
         # Milvus has applied the filter on sessions; here they are stretches.
         chosen = replace(wanted, sessions=frozenset())
         return search(tables, self._scan, question, limit, chosen, len(tables))
@@ -376,6 +377,13 @@ class MilvusSpace:
         if ordered:
             tables.add([stored.row for stored in ordered], np.array([stored.vector for stored in ordered]))
         return tables
+
+
+def _with_tokens(wording: Wording) -> Wording:
+    """The wording as rows of Milvus have it."""
+    return replace(
+        wording, terms=tokens(wording.terms), phrases=tuple(tuple(tokens(phrase)) for phrase in wording.phrases)
+    )
 
 
 def _days_of(query: str, now: datetime | None, statistics: Statistics) -> list[Days]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-MAGIC: Final = b"MNEMOIX3"
+MAGIC: Final = b"MNEMOIX4"
 """What a file begins with: whose it is, and the version of its format, one character."""
 SUFFIX: Final = ".snapshot"
 POSITION: Final = "position"

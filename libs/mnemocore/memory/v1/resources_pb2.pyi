@@ -1210,8 +1210,8 @@ class ScoreComponent(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     CONTRIBUTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`semantic`, `lexical`, `speaker`, `neighbours`, `answer`, `date`, `words`, `associations`, `recency`, `importance`,
-    `strength` or `reliability`.
+    """`semantic`, `lexical`, `speaker`, `neighbours`, `answer`, `date`, `phrase`, `words`, `associations`, `recency`,
+    `importance`, `strength` or `reliability`.
     """
     value: _builtins.float
     """The value of the signal, in the signal's own unit (see the explanation of recall in the documentation)."""
