@@ -368,6 +368,28 @@ def test_a_quoted_phrase_brings_those_that_have_it_first(engines: Engines) -> No
     assert having == {2: third, 3: third, 5: third}
 
 
+def test_a_star_stands_for_all_words_that_begin_so(engines: Engines) -> None:
+    index = apart(
+        engines,
+        "she repaired the computer",
+        "a computation that takes days",
+        "the company moved to Porto",
+        "a happy end, happiness all around",
+        "nothing of the kind",
+    )
+
+    def worded(query: str) -> set[int]:
+        return {number for number, values in signals(index, query).items() if "lexical" in values}
+
+    assert worded("comput*") == {1, 2}
+    assert worded("COMP*") == {1, 2, 3}
+    assert worded("computers*") == {1, 2}
+    assert worded("happiness*") == {4}
+    assert worded("porto comput*") == {1, 2, 3}
+    assert worded("zz*") == worded("c*") == set()
+    assert signals(index, "comput*")[1]["lexical"] == pytest.approx(signals(index, "comput*")[2]["lexical"], rel=0.2)
+
+
 def test_a_long_text_is_found_by_any_of_its_words(engines: Engines) -> None:
     words = [f"w{number}" for number in range(9_000)]
     long = " ".join([*words, *words, "needle"])

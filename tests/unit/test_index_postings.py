@@ -98,3 +98,21 @@ def test_phrases_are_found_where_their_terms_stand_together_in_order() -> None:
             if any(document[at : at + size] == phrase for at in range(len(document) - size + 1))
         ]
         assert postings.having_phrase(phrase).tolist() == having
+
+
+def test_variants_count_as_one_term() -> None:
+    documents, postings = corpus(800), empty()
+    postings.extend(documents)
+    group = ("t3", "t4", "t90", "unknown")
+    joined = [["joined" if term in group else term for term in document] for document in documents]
+    together = empty()
+    together.extend(joined)
+    having = sum(postings.frequency(term) for term in group)
+    assert having >= together.frequency("joined")
+    exact, estimated = together.scores(["joined"]), postings.scores([], [group])
+    assert np.array_equal(exact > 0, estimated > 0)
+    assert estimated == pytest.approx(exact, abs=1e-5)  # alone its rarity cancels out
+    assert not postings.scores([], [()]).any()
+    assert postings.scores(["t1"], [("t7",)]) == pytest.approx(postings.scores(["t1", "t7"]))
+    with_unknown = postings.scores(["t1", "unknown"])
+    assert postings.scores(["t1"], [()]) == pytest.approx(with_unknown)

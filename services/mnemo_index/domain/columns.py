@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -64,6 +64,9 @@ class Names:
 
     def __contains__(self, name: str) -> bool:
         return name in self._codes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._codes)
 
     def code(self, name: str) -> int:
         """The number of `name`, given now if it is new."""

@@ -114,13 +114,19 @@ class Postings:
 
     def rarity(self, term: str) -> float:
         """The inverse document frequency of `term`: ln(1 + (N - n + .5) / (n + .5)); greatest if no row has it."""
-        code = self.vocabulary.find(term)
-        return rarity_of(self.live, 0 if code < 0 else int(self._frequency.values[code]))
+        return rarity_of(self.live, self.frequency(term))
 
-    def scores(self, terms: Sequence[str]) -> NDArray[np.float32]:
+    def frequency(self, term: str) -> int:
+        """How many of the rows that the statistics are of have `term`."""
+        code = self.vocabulary.find(term)
+        return 0 if code < 0 else int(self._frequency.values[code])
+
+    def scores(self, terms: Sequence[str], variants: Sequence[Sequence[str]] = ()) -> NDArray[np.float32]:
         """For each row BM25 over the different `terms`, divided by that of a very short text with each term once.
 
-        Between 0 and 1 (a text that repeats them may reach more and is given 1); all 0 without terms.
+        Each of `variants` are different terms that count as one: a row has it as often as all of them, and as many rows
+        have it as have any of them, each counted for each. Between 0 and 1 (a text that repeats them may reach more and
+        is given 1); all 0 without terms.
         """
         scores = np.zeros(len(self.sizes), dtype=np.float32)
         mean = max(self._total_length / max(self.live, 1), 1.0)
@@ -130,7 +136,14 @@ class Postings:
             ideal += rarity * _IDEAL
             code = self.vocabulary.find(term)
             if code >= 0:
-                self._add(scores, code, rarity, mean)
+                for rows, repeats in self._of(code):
+                    self._add(scores, rows, repeats, rarity, mean)
+        for group in variants:
+            rarity = rarity_of(self.live, min(sum(map(self.frequency, group)), self.live))
+            ideal += rarity * _IDEAL
+            repeated = self._repeated(group)
+            having = np.flatnonzero(repeated)
+            self._add(scores, having, repeated[having], rarity, mean)
         if ideal:
             scores *= np.float32(1.0 / ideal)
             np.minimum(scores, 1.0, out=scores)
@@ -174,12 +187,28 @@ class Postings:
         self._total_length += times * float(size)
         self.live += times
 
-    def _add(self, scores: NDArray[np.float32], code: int, rarity: float, mean: float) -> None:
+    def _add(
+        self,
+        scores: NDArray[np.float32],
+        rows: NDArray[np.integer],
+        repeats: NDArray[np.float32],
+        rarity: float,
+        mean: float,
+    ) -> None:
+        """Add what a term is worth in the different `rows`, which have it `repeats` times."""
         slope, base = np.float32(K1 * B / mean), np.float32(K1 * (1.0 - B))
         factor = np.float32(rarity * (K1 + 1.0))
-        for rows, repeats in self._of(code):
-            saturation = np.multiply(self.sizes.values[rows], slope, dtype=np.float32) + base
-            scores[rows] += factor * repeats / (repeats + saturation)
+        saturation = np.multiply(self.sizes.values[rows], slope, dtype=np.float32) + base
+        scores[rows] += factor * repeats / (repeats + saturation)
+
+    def _repeated(self, terms: Sequence[str]) -> NDArray[np.float32]:
+        """For each row how often it has any of the different `terms`."""
+        repeated = np.zeros(len(self.sizes), dtype=np.float32)
+        for code in map(self.vocabulary.find, terms):
+            if code >= 0:
+                for rows, repeats in self._of(code):
+                    repeated[rows] += repeats
+        return repeated
 
     def _of(self, code: int) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
         """Rows of a term, each once, and how often each has it: the frozen part and the tail."""

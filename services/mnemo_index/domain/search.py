@@ -86,7 +86,7 @@ class Hit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A query made ready: its text, its wording, and its vector."""
+    """A query made ready: its text, its wording, expanded when it is searched for, and its vector."""
 
     text: str
     wording: Wording
@@ -175,7 +175,7 @@ class _Ranking:
         self._question = question
         self._common = max(0.0, float(tables.centre() @ question.vector))
         wording = question.wording
-        self.lexical = tables.postings.scores(wording.terms)
+        self.lexical = tables.postings.scores(wording.terms, wording.variants)
         self.phrased = _phrased(tables, wording.phrases)
         self._named = tables.named_actor(wording.words, allowed)
         self.dated = _dated(tables, question.text, now)

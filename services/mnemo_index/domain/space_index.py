@@ -10,6 +10,7 @@ once, found by their words, and encoded later.
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -223,7 +224,10 @@ class SpaceIndex:
         if asked.model != self.model:
             raise ValueError(f"a question of model {asked.model!r} is asked of vectors of model {self.model!r}")
         with self._lock.reading():
-            return search(self._tables, self._scan, asked.question, limit, wanted, self._exact_rows)
+            postings, question = self._tables.postings, asked.question
+            wording = question.wording.expanded(postings.vocabulary, postings.frequency)
+            question = replace(question, wording=wording)
+            return search(self._tables, self._scan, question, limit, wanted, self._exact_rows)
 
     def similar(self, text: str, limit: int, least: float, wanted: Filter = _EVERYTHING) -> list[Similar]:
         """The `limit` memories that match `wanted` and are most like `text`, with a cosine of at least `least`.

@@ -69,6 +69,10 @@ class Statistics:
         first, last = (EPOCH + timedelta(microseconds=moment) for moment in (self._earliest, self._latest))
         return first.date(), last.date()
 
+    def terms(self) -> list[str]:
+        """The different terms of the active rows, in no order; complete also while another thread counts."""
+        return list(self.frequency)
+
     def rarity(self, term: str) -> float:
         """The inverse document frequency of `term`, as `Postings.rarity`."""
         return rarity_of(self.live, self.frequency[term])

@@ -1,42 +1,91 @@
-"""Wording: what of a query is compared by words. Its terms, and the phrases that it quotes.
+"""Wording: what of a query is compared by words. Its terms, the phrases that it quotes, and its wildcards.
 
 A phrase is what stands in quotes, straight or typographic, if it has two terms or more. Stop words are no terms, so
-they are passed over where a phrase is looked for.
+they are passed over where a phrase is looked for. A word that ends with a star is a wildcard: it stands for the terms
+of a space that begin with it.
 """
 
 from __future__ import annotations
 
+import heapq
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mnemo_index.domain.words import words
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from mnemo_index.domain.words import Stems
 
 MOST_PHRASES: Final = 8
 """Phrases of a query that are looked for: the first ones."""
+MOST_WILDCARDS: Final = 8
+"""Wildcards of a query that are looked for: the first ones."""
+MOST_VARIANTS: Final = 50
+"""Terms that a wildcard stands for: the most frequent ones."""
 
 _MARKS: Final = '"\u201c\u201d\u201e\u201f\u00ab\u00bb\u300c\u300d\u300e\u300f\uff02'
 _QUOTED = re.compile(f"[{_MARKS}]([^{_MARKS}]+)[{_MARKS}]")
+_STARRED = re.compile(r"(?<![\w*])([^\W_]{2,})\*(?![\w*])")
+
+
+class Wildcard(NamedTuple):
+    """Stands for the terms that begin with `start`, and for `stem`, which is what a text has of the word `start`."""
+
+    start: str
+    stem: str
+
+    def variants(self, terms: Iterable[str], frequency: Callable[[str], int]) -> tuple[str, ...]:
+        """The most frequent of the different `terms` that it stands for, those without any frequency left out."""
+        found = [(-frequency(term), term) for term in terms if term.startswith(self.start) or term == self.stem]
+        return tuple(term for count, term in heapq.nsmallest(MOST_VARIANTS, found) if count)
 
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """The words of a query in order, the terms that are looked for, and its phrases, each at least two terms."""
+    """What a query asks of words.
+
+    Its words in order; the terms that are looked for; its phrases, each at least two terms; its wildcards; and, once
+    these are expanded, the variants of each, which count as one term together.
+    """
 
     words: list[str]
     terms: list[str]
     phrases: tuple[tuple[str, ...], ...] = ()
+    wildcards: tuple[Wildcard, ...] = ()
+    variants: tuple[tuple[str, ...], ...] = ()
+
+    def expanded(self, terms: Iterable[str], frequency: Callable[[str], int]) -> Wording:
+        """The same with the variants of its wildcards among the different `terms`.
+
+        A wildcard without any stands for what nobody says.
+        """
+        if not self.wildcards:
+            return self
+        known = list(terms)
+        return replace(self, variants=tuple(each.variants(known, frequency) for each in self.wildcards))
 
 
 def wording_of(query: str, stems: Stems) -> Wording:
-    """The wording of a query."""
+    """The wording of a query, its wildcards not expanded."""
     found = words(query)
-    return Wording(found, stems.terms(found), _phrases(query, stems))
+    wildcards = _wildcards(query, stems) if "*" in query else {}
+    rest = words(_STARRED.sub(lambda match: "" if match[1] in wildcards else match[1], query)) if wildcards else found
+    return Wording(found, stems.terms(rest), _phrases(query, stems), tuple(dict.fromkeys(wildcards.values())))
 
 
 def _phrases(query: str, stems: Stems) -> tuple[tuple[str, ...], ...]:
     quoted = (tuple(stems.terms(words(text))) for text in _QUOTED.findall(query))
     return tuple(dict.fromkeys(phrase for phrase in quoted if len(phrase) > 1))[:MOST_PHRASES]
+
+
+def _wildcards(query: str, stems: Stems) -> dict[str, Wildcard]:
+    """What stands before a star, and what it stands for, if that is one word."""
+    wildcards: dict[str, Wildcard] = {}
+    for start in _STARRED.findall(query):
+        found = words(start)
+        if len(found) == 1 and len(wildcards) < MOST_WILDCARDS:
+            wildcards[start] = Wildcard(found[0], " ".join(stems.terms(found)))
+    return wildcards

@@ -11,6 +11,7 @@ import threading
 from bisect import bisect_right
 from dataclasses import replace
 from datetime import UTC
+from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -180,7 +181,8 @@ class MilvusSpace:
         statistics = self._read()
         weights = weights_of(wording.words, self._stems, lambda term: statistics.rarity(token(term)))
         vector = encode_question(self._encoder, query, wording.words, weights)
-        question = Question(query, _with_tokens(wording), vector)
+        expanded = wording.expanded(statistics.terms(), statistics.frequency.__getitem__)
+        question = Question(query, _with_tokens(expanded), vector)
         days = _days_of(query, wanted.now, statistics)
         candidates = self._candidates(question, limit, wanted, days)
         alone = [_moved(stored, "") for stored in candidates.values()]
@@ -320,7 +322,8 @@ class MilvusSpace:
         expression = matching(self._space_uid, wanted)
         count = max(_CANDIDATES, 4 * limit)
         found = self._store.nearest(question.vector, expression, count)
-        for terms in (question.wording.terms, *question.wording.phrases):
+        wording = question.wording
+        for terms in (wording.terms, *wording.phrases, *wording.variants):
             if terms:
                 found += self._store.worded(list(dict.fromkeys(terms)), expression, count)
         if days:
@@ -366,7 +369,7 @@ class MilvusSpace:
     ) -> list[Hit]:
         """The best of some rows, ranked as if they stood among all of the space."""
         tables = self._tables(rows)
-        tables.count_as(statistics, question.wording.terms)
+        tables.count_as(statistics, chain(question.wording.terms, *question.wording.variants))
         # Milvus has applied the filter on sessions; here they are stretches.
         chosen = replace(wanted, sessions=frozenset())
         return search(tables, self._scan, question, limit, chosen, len(tables))
