@@ -390,6 +390,38 @@ def test_a_star_stands_for_all_words_that_begin_so(engines: Engines) -> None:
     assert signals(index, "comput*")[1]["lexical"] == pytest.approx(signals(index, "comput*")[2]["lexical"], rel=0.2)
 
 
+@pytest.mark.parametrize(
+    ("name", "partial"),
+    [
+        ("GPT-4", ("GPT in 4 weeks", "version 4 of GPT", "GPT-3 and 4 others", "4 and 4, GPT", "GPT")),
+        ("B-52", ("B and 52", "52 B", "bus 52 to plan B", "B-1 for 52", "52")),
+        ("v2.3.1", ("v2 and 3.1", "3.1 after v2", "v2.3.2", "v2", "2.3.1")),
+        ("COVID-19", ("19 cases of COVID", "COVID in 19 towns", "COVID", "19")),
+        ("x86_64", ("64 or x86", "x86 with 64", "x86", "64")),
+        ("error 0x1F", ("error 0x1E", "error 1", "error", "1F")),
+        ("RTX4090", ("RTX 3090", "4090", "RTX", "RTX4080")),
+        ("I-95", ("95 people", "I am 95", "95", "I")),
+        ("A-10", ("10 people", "a 10", "10", "A-1")),
+        ("10.5mm", ("10 or 5mm", "5mm by 10", "5mm", "10")),
+    ],
+)
+def test_a_name_with_digits_stands_before_what_has_its_parts(
+    engines: Engines, name: str, partial: tuple[str, ...]
+) -> None:
+    texts = [f"they spoke about {each} for a while" for each in (*partial, name, *reversed(partial))]
+    index = apart(engines, *texts)
+    for query in (name, f"What was said about {name}?", name.lower()):
+        first, second, *_ = index.search(query, 2)
+        assert first.memory_id == memory_id(len(partial) + 1)
+        assert first.relevance > second.relevance + 0.02
+
+
+def test_a_name_is_found_with_and_without_its_sign(engines: Engines) -> None:
+    index = apart(engines, "we bought a GPT4 licence", "GPT-4 is expensive", "4 licences", "nothing")
+    for query in ("GPT4", "GPT-4", "gpt_4"):
+        assert set(numbers(index, query, 2)) == {1, 2}
+
+
 def test_a_long_text_is_found_by_any_of_its_words(engines: Engines) -> None:
     words = [f"w{number}" for number in range(9_000)]
     long = " ".join([*words, *words, "needle"])

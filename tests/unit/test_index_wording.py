@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnemo_index.domain.wording import MOST_PHRASES, MOST_VARIANTS, MOST_WILDCARDS, Wildcard, Wording, wording_of
-from mnemo_index.domain.words import Stems, words
+from mnemo_index.domain.words import Stems, names, words
 
 STEMS = Stems()
 
@@ -38,6 +38,11 @@ def test_phrases(query: str, expected: list[str]) -> None:
 
 def test_what_is_quoted_is_looked_for_as_words_too() -> None:
     assert wording_of('the "red wine" of Porto', STEMS).terms == ["red", "wine", "porto"]
+
+
+def test_a_name_with_digits_is_looked_for_as_a_whole_and_by_its_parts() -> None:
+    assert wording_of("Is GPT-4 out?", STEMS).terms == ["gpt", "4", "gpt4"]
+    assert wording_of("comput* with x86_64", STEMS).terms == ["x86", "64", "x86_64"]
 
 
 @pytest.mark.parametrize(
@@ -72,4 +77,4 @@ def test_every_query_has_a_wording(query: str) -> None:
     assert len(wording.wildcards) <= MOST_WILDCARDS
     assert all(len(phrase) > 1 for phrase in wording.phrases)
     if "*" not in query:
-        assert wording.terms == STEMS.terms(words(query))
+        assert wording.terms == STEMS.terms(words(query)) + names(query)

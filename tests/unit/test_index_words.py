@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from mnemo_index.domain.words import LONGEST_TERM, Stems, asks, guard, words
+from mnemo_index.domain.words import LONGEST_TERM, Stems, asks, guard, names, words
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,20 @@ from mnemo_index.domain.words import LONGEST_TERM, Stems, asks, guard, words
 )
 def test_words(text: str, expected: list[str]) -> None:
     assert words(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("GPT-4, v2.3.1, B\u201152s, I-95 and COVID\u201319", ["gpt4", "v2.3.1", "b52s", "i95", "covid19"]),
+        ("x86_64 weighs 3-5kg, a 19-year-old, 10.5mm", ["x86_64", "3-5kg", "19year-old", "10.5mm"]),
+        ("RTX4090 0x1F 2023-05-07 10:30 well-known and/or e.g. 1,000.50", []),
+        ("\u0422-34 Caf\u00e9-9 \uff21\uff0d\uff11", ["\u044234", "cafe9", "a1"]),
+        ("a-1" * 100, [("a1" + "a1" * 99)[:LONGEST_TERM]]),
+    ],
+)
+def test_names_with_digits(text: str, expected: list[str]) -> None:
+    assert names(text) == expected
 
 
 def test_a_contracted_negation_is_not() -> None:

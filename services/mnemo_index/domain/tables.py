@@ -27,7 +27,7 @@ from mnemo_index.domain.nearness import nearness
 from mnemo_index.domain.postings import Postings
 from mnemo_index.domain.row_ids import RowIds
 from mnemo_index.domain.sessions import Sessions
-from mnemo_index.domain.words import STOP_WORDS, Stems, asks, guard, words
+from mnemo_index.domain.words import STOP_WORDS, Stems, asks, guard, names, words
 from mnemocore.hypervector import SignProjection
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def prepare(document: Document, revision: int, stems: Stems) -> Row:
         fingerprint(document.kind, document.actor, guard(found)),
         microseconds(document.occurred_at),
         tuple(marks(document.tags, document.metadata)),
-        stems.terms(found),
+        stems.terms(found) + names(document.content),
         asks(document.content),
         conditions_of(document),
     )

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mnemo_index.domain.words import words
+from mnemo_index.domain.words import names, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -72,8 +72,9 @@ def wording_of(query: str, stems: Stems) -> Wording:
     """The wording of a query, its wildcards not expanded."""
     found = words(query)
     wildcards = _wildcards(query, stems) if "*" in query else {}
-    rest = words(_STARRED.sub(lambda match: "" if match[1] in wildcards else match[1], query)) if wildcards else found
-    return Wording(found, stems.terms(rest), _phrases(query, stems), tuple(dict.fromkeys(wildcards.values())))
+    rest = _STARRED.sub(lambda match: "" if match[1] in wildcards else match[1], query) if wildcards else query
+    terms = stems.terms(words(rest) if wildcards else found) + names(rest)
+    return Wording(found, terms, _phrases(query, stems), tuple(dict.fromkeys(wildcards.values())))
 
 
 def _phrases(query: str, stems: Stems) -> tuple[tuple[str, ...], ...]:

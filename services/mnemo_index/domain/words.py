@@ -1,6 +1,7 @@
 """Words: how a text becomes the terms that are matched, and the stop words that are not.
 
-A term is a case-folded, compatibility-normalised (NFKC), stemmed run of letters and digits. Letters of scripts that are
+A term is a case-folded, compatibility-normalised (NFKC), stemmed run of letters and digits. A name that joins letters
+and digits by signs is a term besides those of its parts. Letters of scripts that are
 written without spaces (Chinese, Japanese, Thai ...) and pictographs are terms one by one. Accents do not count.
 """
 
@@ -57,6 +58,9 @@ _CONTRACTED_NEGATION = re.compile(r"\b(?:can't|cannot|won't|shan't)\b|n't\b")
 _CONTRACTION = re.compile(r"'(?:s|re|ve|ll|d|m)\b")
 _DIGIT = re.compile(r"[0-9]")
 _LETTER = re.compile(r"[^\W_]")
+_ALPHABETIC = re.compile(r"[^\W\d_]")
+_JOINED = re.compile(r"[^\W_]+(?:[-\u2010-\u2013._/:+][^\W_]+)+")
+_BOUNDARY = re.compile(r"(?<=[^\W\d_])[-\u2010-\u2013_/](?=\d)|(?<=\d)[-\u2010-\u2013_/](?=[^\W\d_])")
 _REMARK = re.compile(r"\[[^\[\]]*\]\s*$")
 _QUESTION_MARKS = "?\uff1f\u061f\u037e"
 _LONGEST_END: Final = 2048
@@ -90,6 +94,18 @@ def words(text: str) -> list[str]:
         plain = unicodedata.normalize("NFKC", _ACCENTS.sub("", unicodedata.normalize("NFKD", folded)))
         found = _TERM.findall(plain)
     return [_canonical(word) if len(word) > LONGEST_TERM or "," in word else word for word in found]
+
+
+def names(text: str) -> list[str]:
+    """The names in `text` that join letters to digits by signs, in order, each as one term: `GPT-4`, `v2.3.1`, `I-95`.
+
+    The sign between a letter and a digit does not count, so `GPT-4` is what `GPT4` is.
+    """
+    if not _DIGIT.search(text):
+        return []
+    folded = _ACCENTS.sub("", unicodedata.normalize("NFKD", text).casefold())
+    found = (joined for joined in _JOINED.findall(folded) if _DIGIT.search(joined) and _ALPHABETIC.search(joined))
+    return [_BOUNDARY.sub("", joined)[:LONGEST_TERM] for joined in found]
 
 
 def guard(found: list[str]) -> str:

@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from mnemocore.ids import MemoryId, SpaceUid
 
 COLLECTION: Final = "mnemocore_memories"
-VERSION: Final = 1
-"""Of the fields of the collection: one of another version is made anew from the log."""
+VERSION: Final = 2
+"""Of the fields of the collection and the terms in them: one of another version is made anew from the log."""
 MOST: Final = 16_384
 """Rows that Milvus gives back at once."""
 FILE: Final = ".db"
