@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from mnemo_index.domain.engine import SpaceEngine
     from mnemo_index.domain.state import SpaceState
+    from mnemo_index.domain.words import Stems
 
 
 def space_uid(number: int) -> SpaceUid:
@@ -26,6 +27,8 @@ def space_uid(number: int) -> SpaceUid:
 
 class Engines(Protocol):
     """Makes spaces of one engine. Each new space has a uid of its own, from 1."""
+
+    stems: Stems
 
     def new(self) -> tuple[SpaceUid, SpaceEngine]:
         """An empty space."""
@@ -56,6 +59,7 @@ class LocalEngines:
     """Spaces in this process. `exact_rows` is where their sketches come into use."""
 
     def __init__(self, exact_rows: int = 50_000) -> None:
+        self.stems = STEMS
         self._exact_rows = exact_rows
         self._made = 0
 
@@ -65,10 +69,10 @@ class LocalEngines:
         return uid, self.again(uid)
 
     def again(self, uid: SpaceUid) -> SpaceEngine:
-        return SpaceIndex(encoder(), STEMS, hamming_distances, self._exact_rows)
+        return SpaceIndex(encoder(), self.stems, hamming_distances, self._exact_rows)
 
     def restored(self, uid: SpaceUid, state: SpaceState) -> SpaceEngine:
-        return SpaceIndex.restored(state, encoder(), STEMS, hamming_distances, self._exact_rows)
+        return SpaceIndex.restored(state, encoder(), self.stems, hamming_distances, self._exact_rows)
 
     def restart(self) -> None:
         """There is no process but this one."""
@@ -84,6 +88,7 @@ class MilvusEngines:
     """Spaces in Milvus: in the milvus-lite file `<folder>/milvus.db`."""
 
     def __init__(self, folder: Path) -> None:
+        self.stems = STEMS
         self._uri = str(folder / "milvus.db")
         self._made = 0
         self.store = self._open()
@@ -94,10 +99,10 @@ class MilvusEngines:
         return uid, self.again(uid)
 
     def again(self, uid: SpaceUid) -> SpaceEngine:
-        return MilvusSpace(uid, self.store, encoder(), STEMS, hamming_distances)
+        return MilvusSpace(uid, self.store, encoder(), self.stems, hamming_distances)
 
     def restored(self, uid: SpaceUid, state: SpaceState) -> SpaceEngine:
-        return MilvusSpace.restored(uid, state, self.store, encoder(), STEMS, hamming_distances)
+        return MilvusSpace.restored(uid, state, self.store, encoder(), self.stems, hamming_distances)
 
     def restart(self) -> None:
         self.store.close()

@@ -31,6 +31,7 @@ async def assemble(settings: IndexSettings, resources: AsyncExitStack) -> IndexA
         share_of(settings),
         milvus=milvus_of(settings),
         choice=encoder_of(settings),
+        language=settings.language,
         keep_replaced=timedelta(hours=settings.keep_replaced_hours),
     )
 

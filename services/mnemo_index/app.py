@@ -26,7 +26,7 @@ from mnemo_index.domain.sealed_space import SealedSpace
 from mnemo_index.domain.share import EVERYTHING, Share
 from mnemo_index.domain.space_index import SpaceIndex
 from mnemo_index.domain.waiting_texts import WaitingTexts
-from mnemo_index.domain.words import Stems
+from mnemo_index.domain.words import DEFAULT_LANGUAGE, Stems
 from mnemo_index.storage.encoders import open_encoders
 from mnemo_index.storage.generations import GenerationStore
 from mnemo_index.storage.hamming_scan import hamming_distances
@@ -79,6 +79,7 @@ class IndexApp:
         share: Share = EVERYTHING,
         milvus: MilvusStore | None = None,
         keep_replaced: timedelta = KEEP_REPLACED,
+        language: str = DEFAULT_LANGUAGE,
     ) -> None:
         self._encoders = encoders
         encoder, feed, bell = encoders.chosen, FeedClient(events_channel), Bell()
@@ -89,9 +90,10 @@ class IndexApp:
         self._question_executor = ThreadPoolExecutor(QUESTION_THREADS, thread_name_prefix="mnemo-question")
         self._encoding_executor = ThreadPoolExecutor(2, thread_name_prefix="mnemo-encoding")
         self._milvus = milvus
-        local = _Spaces(encoders, bell.ring)
+        stems = Stems(language)
+        local = _Spaces(encoders, stems, bell.ring)
         self.projection = Projection(
-            local if milvus is None else MilvusSpaces(local, milvus, encoder, Stems(), hamming_distances),
+            local if milvus is None else MilvusSpaces(local, milvus, encoder, stems, hamming_distances),
             snapshots,
             feed,
             clock,
@@ -156,6 +158,7 @@ class IndexApp:
         milvus: tuple[str, str] | None = None,
         choice: EncoderChoice = DEFAULT_CHOICE,
         keep_replaced: timedelta = KEEP_REPLACED,
+        language: str = DEFAULT_LANGUAGE,
     ) -> IndexApp:
         """The index with the snapshots of `directory` and the encoder that is chosen.
 
@@ -169,9 +172,13 @@ class IndexApp:
                 f"{VARIABLE} = {choice.setting!r}: with Milvus allowed is wordllama or sentence-transformers:DIRECTORY"
             )
             raise InvalidSettingError(text, setting=VARIABLE)
-        snapshots = await asyncio.to_thread(GenerationStore, directory)
-        store = await asyncio.to_thread(MilvusStore.open, *milvus, encoder.model, encoder.dimension) if milvus else None
-        rest = (search_threads, save_seconds, memory_budget, share, store, keep_replaced)
+        snapshots = await asyncio.to_thread(GenerationStore, directory, language)
+        store = None
+        if milvus:
+            uri, token = milvus
+            made_for = (encoder.model, encoder.dimension, language)
+            store = await asyncio.to_thread(MilvusStore.open, uri, token, *made_for)
+        rest = (search_threads, save_seconds, memory_budget, share, store, keep_replaced, language)
         return cls(encoders, snapshots, events_channel, clock, *rest)
 
     async def start(self) -> None:
@@ -213,10 +220,10 @@ class _Spaces:
     `arrived` is called when a memory waits for its vector.
     """
 
-    def __init__(self, encoders: Encoders, arrived: Callable[[], object]) -> None:
+    def __init__(self, encoders: Encoders, stems: Stems, arrived: Callable[[], object]) -> None:
         self._encoders = encoders
         self._arrived = arrived
-        self._stems = Stems()
+        self._stems = stems
 
     @property
     def model(self) -> str:

@@ -8,6 +8,7 @@ from typing import Final
 
 from mnemo_index.domain.models import EncoderChoice
 from mnemo_index.domain.share import Share
+from mnemo_index.domain.words import LANGUAGES
 from mnemocore import rendezvous
 from mnemocore.errors import InvalidSettingError
 from mnemocore.settings import setting
@@ -35,6 +36,12 @@ class IndexSettings:
     search_threads: int = setting(2, doc="Threads that encode and search.", minimum=1, maximum=256)
     save_seconds: float = setting(
         30.0, doc="How often snapshots are written; more often means a shorter restart.", minimum=1, maximum=3600
+    )
+    language: str = setting(
+        "english",
+        doc="Language of the stems that words are compared by; none: words as they are. A change builds every space "
+        "anew from the event log.",
+        choices=LANGUAGES,
     )
     encoder: str = setting(
         "wordllama",

@@ -18,6 +18,7 @@ from mnemo_index.domain.documents import Filter, State
 from mnemo_index.domain.ports import UnusableSnapshotError
 from mnemo_index.domain.share import Share
 from mnemo_index.domain.state import Progress
+from mnemo_index.storage.generations import GenerationStore
 from mnemo_index.storage.snapshots import SnapshotStore
 from mnemocore.errors import StoreFullError
 from mnemocore.ids import SpaceUid
@@ -339,3 +340,19 @@ def test_vectors_are_stored_as_the_index_holds_them(tmp_path: Path) -> None:
     assert stored.dtype == np.float16
     assert np.array_equal(stored.astype(np.float32), index.state().arrays["vectors"])
     assert stored.shape == (2, encoder().dimension)
+
+
+def test_another_language_leaves_no_snapshot(tmp_path: Path) -> None:
+    store = GenerationStore(tmp_path)
+    store.save(ONE, filled("green tea").state())
+    store.replaced.save(ONE, filled("green tea").state())
+    store.save_progress(Progress(7))
+    assert GenerationStore(tmp_path, "english").kept().progress.position == 7
+    for _ in range(2):
+        german = GenerationStore(tmp_path, "german")
+        kept = german.kept()
+        assert (kept.progress.position, kept.heads, kept.complete) == (0, {}, True)
+        assert not german.replaced.kept()
+    german.save(ONE, filled("green tea").state())
+    assert set(GenerationStore(tmp_path, "german").kept().heads) == {ONE}
+    assert not GenerationStore(tmp_path).kept().heads

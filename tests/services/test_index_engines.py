@@ -20,7 +20,8 @@ from tests.index_space import START, created, document, encoder, memory_id, remo
 from tests.property.test_index_space_model import active, filters, histories, matches, modelled
 
 from mnemo_index.domain.documents import Change, Filter, State
-from mnemo_index.storage.milvus_rows import LONGEST_TEXT, fitting, token
+from mnemo_index.domain.words import Stems
+from mnemo_index.storage.milvus_rows import LONGEST_TEXT, fitting, term_of, token, tokens
 from mnemo_index.storage.milvus_store import MilvusStore
 from mnemocore.errors import IndexRebuildingError, InvalidFieldError, InvalidSettingError, PeerUnavailableError
 
@@ -422,6 +423,52 @@ def test_a_name_is_found_with_and_without_its_sign(engines: Engines) -> None:
         assert set(numbers(index, query, 2)) == {1, 2}
 
 
+@pytest.mark.parametrize(
+    ("language", "texts", "questions"),
+    [
+        (
+            "german",
+            ("Die Katzen schlafen im Haus", "Wir kauften drei H\u00fcte", "Der Zug nach Bremen ist versp\u00e4tet"),
+            {"Katze": 1, "In welchen H\u00e4usern?": 1, "Wer kaufte einen Hut?": 2, "versp\u00e4tete Z\u00fcge": 3},
+        ),
+        (
+            "russian",
+            (
+                "\u043a\u0443\u043f\u0438\u043b\u0438 \u043d\u043e\u0432\u0443\u044e \u043a\u043d\u0438\u0433\u0443",
+                "\u043a\u043e\u0448\u043a\u0430 \u0441\u043f\u0438\u0442 \u043d\u0430 \u043e\u043a\u043d\u0435",
+            ),
+            {
+                "\u043d\u043e\u0432\u044b\u0435 \u043a\u043d\u0438\u0433\u0438": 1,
+                "\u043a\u043e\u0448\u043a\u0438": 2,
+                "\u043e\u043a\u043d\u0430": 2,
+            },
+        ),
+        (
+            "none",
+            (
+                "\u6211\u5728\u5317\u4eac\u5927\u5b66\u5b66\u4e60",
+                "\u5979\u559c\u6b22\u5927\u8c61\u548c\u5b66\u6821",
+                "\u4ed6\u7684\u5c0f\u732b\u5728\u7761\u89c9",
+                "\u4e0a\u6d77\u4eca\u5929\u4e0b\u96e8",
+            ),
+            {"\u5317\u4eac\u5927\u5b66\u5728\u54ea\u91cc": 1, "\u732b": 3, "\u4e0a\u6d77": 4, "\u5927\u8c61": 2},
+        ),
+    ],
+)
+def test_words_of_other_languages(
+    engines: Engines, language: str, texts: tuple[str, ...], questions: dict[str, int]
+) -> None:
+    former, engines.stems = engines.stems, Stems(language)
+    try:
+        index = apart(engines, *texts)
+    finally:
+        engines.stems = former
+    for question, expected in questions.items():
+        values = {number: each.get("lexical", 0.0) for number, each in signals(index, question).items()}
+        assert max(values, key=values.__getitem__) == expected
+        assert values[expected] > 0
+
+
 def test_a_long_text_is_found_by_any_of_its_words(engines: Engines) -> None:
     words = [f"w{number}" for number in range(9_000)]
     long = " ".join([*words, *words, "needle"])
@@ -578,6 +625,8 @@ def test_tokens_are_whole_for_every_analyzer_and_told_apart(terms: list[str]) ->
     made = [token(term) for term in terms]
     assert all(each.isascii() and each.isalnum() and each.islower() | each.isdigit() for each in made)
     assert len(set(made)) == len(set(terms))
+    assert tokens(map(term_of, made)) == made
+    assert all(term_of(each) == term for each, term in zip(made, terms, strict=True) if len(term.encode()) <= 6)
     assert fitting(made) == made
 
 

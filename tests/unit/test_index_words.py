@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from mnemo_index.domain.words import LONGEST_TERM, Stems, asks, guard, names, words
+from mnemo_index.domain.words import LANGUAGES, LONGEST_TERM, Stems, asks, guard, names, words
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,40 @@ def test_words(text: str, expected: list[str]) -> None:
 )
 def test_names_with_digits(text: str, expected: list[str]) -> None:
     assert names(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "expected"),
+    [
+        ("german", "Die H\u00e4user und die Katzen", ["die", "haus", "und", "die", "katz"]),
+        ("russian", "\u043a\u043e\u0448\u043a\u0438 \u043a\u043e\u0448\u043a\u0430", ["\u043a\u043e\u0448\u043a"] * 2),
+        ("russian", "\u043d\u043e\u0432\u044b\u0439 \u043d\u043e\u0432\u044b\u0435", ["\u043d\u043e\u0432"] * 2),
+        ("none", "The cats", ["the", "cats"]),
+        ("english", "The cats \u043a\u043e\u0448\u043a\u0438", ["cat", "\u043a\u043e\u0448\u043a\u0438"]),
+    ],
+)
+def test_terms_of_other_languages(language: str, text: str, expected: list[str]) -> None:
+    assert Stems(language).terms(words(text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\u5317\u4eac\u5927\u5b66", ["\u5317\u4eac", "\u4eac\u5927", "\u5927\u5b66"]),
+        ("\u732b", ["\u732b"]),
+        ("the \u732b and dogs \u6771\u4eac\U0001f5fc\u6771", ["\u732b", "dog", "\u6771\u4eac", "\U0001f5fc", "\u6771"]),
+        ("\u0e41\u0e21\u0e27", ["\u0e41\u0e21", "\u0e21\u0e27"]),
+        ("\u30c6\u30b9\u30c8", ["\u30c6\u30b9", "\u30b9\u30c8"]),
+    ],
+)
+def test_letters_without_spaces_are_terms_in_pairs(text: str, expected: list[str]) -> None:
+    assert Stems().terms(words(text)) == expected
+
+
+def test_every_language_has_stems() -> None:
+    assert {"english", "german", "russian", "none"} <= set(LANGUAGES)
+    for language in LANGUAGES:
+        assert len(Stems(language).terms(["abc", "1a", "\u0430\u0431\u0432"])) == 3
 
 
 def test_a_contracted_negation_is_not() -> None:

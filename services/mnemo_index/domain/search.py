@@ -25,7 +25,6 @@ import numpy as np
 from mnemo_index.domain.dates import dates, may_name_dates
 from mnemo_index.domain.half_vectors import products, products_of
 from mnemo_index.domain.tables import SKETCH_BITS
-from mnemo_index.domain.words import STOP_WORDS
 from mnemocore.ids import MemoryId
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ class Question:
 
 def weights_of(found: list[str], stems: Stems, rarity: Callable[[str], float]) -> list[float]:
     """How much each word of a question counts for its vector: its rarity; stop words only if there are no others."""
-    weights = [0.0 if word in STOP_WORDS else rarity(stems.terms([word])[0]) for word in found]
+    weights = [0.0 if word in stems.stop_words else rarity(stems.terms([word])[0]) for word in found]
     return weights if any(weights) else [1.0] * len(found)
 
 

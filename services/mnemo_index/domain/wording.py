@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mnemo_index.domain.words import names, words
+from mnemo_index.domain.words import names, stands_alone, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,14 +32,23 @@ _STARRED = re.compile(r"(?<![\w*])([^\W_]{2,})\*(?![\w*])")
 
 
 class Wildcard(NamedTuple):
-    """Stands for the terms that begin with `start`, and for `stem`, which is what a text has of the word `start`."""
+    """Stands for the terms that begin with `start`, and for `stem`, which is what a text has of the word `start`.
+
+    With `inside` also for those that have it elsewhere.
+    """
 
     start: str
     stem: str
+    inside: bool = False
 
     def variants(self, terms: Iterable[str], frequency: Callable[[str], int]) -> tuple[str, ...]:
         """The most frequent of the different `terms` that it stands for, those without any frequency left out."""
-        found = [(-frequency(term), term) for term in terms if term.startswith(self.start) or term == self.stem]
+        start, stem = self.start, self.stem
+        if self.inside:
+            known = [term for term in terms if start in term]
+        else:
+            known = [term for term in terms if term.startswith(start) or term == stem]
+        found = [(-frequency(term), term) for term in known]
         return tuple(term for count, term in heapq.nsmallest(MOST_VARIANTS, found) if count)
 
 
@@ -74,7 +83,11 @@ def wording_of(query: str, stems: Stems) -> Wording:
     wildcards = _wildcards(query, stems) if "*" in query else {}
     rest = _STARRED.sub(lambda match: "" if match[1] in wildcards else match[1], query) if wildcards else query
     terms = stems.terms(words(rest) if wildcards else found) + names(rest)
-    return Wording(found, terms, _phrases(query, stems), tuple(dict.fromkeys(wildcards.values())))
+    # Texts have such letters in pairs: one alone stands for all pairs with it.
+    alone = [Wildcard(term, term, inside=True) for term in terms if stands_alone(term)]
+    kept = [term for term in terms if not stands_alone(term)] if alone else terms
+    expanded = tuple(dict.fromkeys([*wildcards.values(), *alone]))[:MOST_WILDCARDS]
+    return Wording(found, kept, _phrases(query, stems), expanded)
 
 
 def _phrases(query: str, stems: Stems) -> tuple[tuple[str, ...], ...]:

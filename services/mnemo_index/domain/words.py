@@ -1,8 +1,8 @@
 """Words: how a text becomes the terms that are matched, and the stop words that are not.
 
 A term is a case-folded, compatibility-normalised (NFKC), stemmed run of letters and digits. A name that joins letters
-and digits by signs is a term besides those of its parts. Letters of scripts that are
-written without spaces (Chinese, Japanese, Thai ...) and pictographs are terms one by one. Accents do not count.
+and digits by signs is a term besides those of its parts. Letters of scripts that are written without spaces (Chinese,
+Japanese, Thai ...) are words one by one and terms in pairs; pictographs are both one by one. Accents do not count.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import threading
 import unicodedata
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final, Protocol
 
 import snowballstemmer
@@ -49,6 +50,15 @@ NEGATIONS: Final = frozenset(
 NUMBER_WORDS: Final = frozenset(_NUMBER_WORDS.split())
 """Words that name a number, a day or a month: two texts that differ in them say different things."""
 
+DEFAULT_LANGUAGE: Final = "english"
+"""What stems are of unless something else is said."""
+
+NO_LANGUAGE: Final = "none"
+"""Stands for a language without stems and stop words."""
+
+LANGUAGES: Final = (*snowballstemmer.algorithms(), NO_LANGUAGE)
+"""What stems can be of."""
+
 LONGEST_TERM: Final = 64
 """Characters of a term; what is longer (keys, hashes, encoded data) is cut."""
 
@@ -64,12 +74,14 @@ _BOUNDARY = re.compile(r"(?<=[^\W\d_])[-\u2010-\u2013_/](?=\d)|(?<=\d)[-\u2010-\
 _REMARK = re.compile(r"\[[^\[\]]*\]\s*$")
 _QUESTION_MARKS = "?\uff1f\u061f\u037e"
 _LONGEST_END: Final = 2048
-_ACCENTS = re.compile("[\u0300-\u036f]")
-_SINGLE = (
+_ACCENTS = re.compile("[\u0300-\u0305\u0307-\u036f]|(?<!\u0438)\u0306")  # not that of the Cyrillic short i, a letter
+_SPACELESS_LETTERS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
-    "\uf900-\ufaff\U00020000-\U0003ffff\u2600-\u27bf\u2b50\u2b55\U0001f1e6-\U0001f1ff\U0001f300-\U0001f3fa"
-    "\U0001f400-\U0001faff"
+    "\uf900-\ufaff\U00020000-\U0003ffff"
 )
+_PICTOGRAPHS = "\u2600-\u27bf\u2b50\u2b55\U0001f1e6-\U0001f1ff\U0001f300-\U0001f3fa\U0001f400-\U0001faff"
+_SINGLE = _SPACELESS_LETTERS + _PICTOGRAPHS
+_SPACELESS = re.compile(f"[{_SPACELESS_LETTERS}]")
 _MARKS = "\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0981-\u0983\u09bc-\u09e3\u0a01-\u0dff"
 _ASCII_TERM = re.compile(r"[0-9]+(?:[.,:][0-9]+)+(?![0-9a-z])|[0-9a-z]+")
 _TERM = re.compile(rf"[0-9]+(?:[.,:][0-9]+)+(?![^\W_])|[{_SINGLE}]|(?:(?![{_SINGLE}])[^\W_{_SINGLE}]|[{_MARKS}])+")
@@ -130,20 +142,34 @@ def asks(text: str) -> bool:
 
 
 class Stems:
-    """Stems of English words, remembered. Safe for use by many threads."""
+    """Stems of the words of one language, remembered. Safe for use by many threads.
 
-    def __init__(self) -> None:
-        self._stemmer: Stemmer = snowballstemmer.stemmer("english")
+    `language` is one of LANGUAGES. Stop words are left out in English; in others their frequency makes them count
+    little.
+    """
+
+    def __init__(self, language: str = DEFAULT_LANGUAGE) -> None:
+        self.language = language
+        self.stop_words = STOP_WORDS if language == "english" else frozenset[str]()
+        self._stemmer: Stemmer | None = None if language == NO_LANGUAGE else snowballstemmer.stemmer(language)
+        self._only_ascii = language == "english"
         self._lock = threading.Lock()
         self._known: dict[str, str] = {}
 
     def terms(self, found: list[str]) -> list[str]:
-        """The stems of the words `found` that are no stop words, in order."""
+        """The stems of the words `found` that are no stop words, in order.
+
+        What is written without spaces between words is one letter a word in `found`: each two that follow one another
+        are a term, one that is alone is one.
+        """
         known: Mapping[str, str] = self._known
-        return [known.get(word) or self._learn(word) for word in found if word not in STOP_WORDS]
+        stop_words = self.stop_words
+        if not "".join(found).isascii():
+            found = _paired(found)
+        return [known.get(word) or self._learn(word) for word in found if word not in stop_words]
 
     def _learn(self, word: str) -> str:
-        if not (word.isascii() and word.isalpha()):
+        if self._stemmer is None or not word.isalpha() or (self._only_ascii and not word.isascii()):
             return word
         with self._lock:
             stem = self._stemmer.stemWord(word)
@@ -151,6 +177,27 @@ class Stems:
                 self._known = {}
             self._known[word] = stem
             return stem
+
+
+def stands_alone(term: str) -> bool:
+    """Whether `term` is one letter of a script that is written without spaces between words."""
+    return len(term) == 1 and _SPACELESS.fullmatch(term) is not None
+
+
+def _paired(found: list[str]) -> list[str]:
+    """The words with the letters of scripts without spaces in pairs."""
+    paired: list[str] = []
+    run = ""
+    for word in [*found, ""]:
+        if stands_alone(word):
+            run += word
+            continue
+        if run:
+            paired += [run] if len(run) == 1 else map("".join, pairwise(run))
+            run = ""
+        paired.append(word)
+    paired.pop()
+    return paired
 
 
 def _spelled_out(match: re.Match[str]) -> str:

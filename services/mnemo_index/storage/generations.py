@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from mnemo_index.domain.ports import UnusableSnapshotError
 from mnemo_index.domain.state import SpaceState
 from mnemo_index.domain.tables import compacted
+from mnemo_index.domain.words import DEFAULT_LANGUAGE
 from mnemo_index.storage.model_records import PlanFile
 from mnemo_index.storage.snapshots import SnapshotStore
 
@@ -25,16 +26,27 @@ if TYPE_CHECKING:
 
 BUILDING: Final = "building"
 REPLACED: Final = "replaced"
+LANGUAGE: Final = "language"
+"""The file that names the language of the words, unless it is the default one."""
 
 
 class GenerationStore(SnapshotStore):
-    """The snapshots of one directory, with the shelves `building` and `replaced` in it."""
+    """The snapshots of one directory, with the shelves `building` and `replaced` in it.
 
-    def __init__(self, directory: Path) -> None:
+    If their words are of another language than `language` they are removed: all spaces are built anew from the log.
+    """
+
+    def __init__(self, directory: Path, language: str = DEFAULT_LANGUAGE) -> None:
         super().__init__(directory)
         self.building = FolderShelf(directory / BUILDING)
         self.replaced = FolderShelf(directory / REPLACED)
         self.plans = PlanFile(directory)
+        kept = directory / LANGUAGE
+        if (kept.read_text() if kept.exists() else DEFAULT_LANGUAGE) != language:
+            for shelf in (self.building, self.replaced):
+                shelf.clear()
+            self.clear()
+            self.write_file(LANGUAGE, language)  # the last step: what was begun is done again
 
     def save(self, space_uid: SpaceUid, state: SpaceState) -> None:
         """Keep `state`, and of the space nothing on the shelves that is not in it any more. Raises StoreFullError."""
@@ -76,6 +88,12 @@ class FolderShelf:
         """Remove whatever is kept of a space; the folder goes with the last one."""
         with self._lock:
             self._forget(space_uid)
+
+    def clear(self) -> None:
+        """Remove whatever is kept."""
+        with self._lock:
+            for space_uid in SnapshotStore(self._directory).spaces() if self._directory.exists() else ():
+                self._forget(space_uid)
 
     def forget_erased(self, space_uid: SpaceUid, newest: SpaceState) -> None:
         """Keep no memory of a space that is not in its newest state; nothing at all once the space is encrypted."""

@@ -64,6 +64,8 @@ _NO_SPACE: Final = "-"
 LABEL: Final = f'{SPACE} == "{_NO_SPACE}"'
 """The row that says what the collection is made for."""
 
+_FEW: Final = 6  # bytes: as hexadecimal digits they are shorter than a fingerprint
+_BYTES = re.compile(rf"x(?:[0-9a-f]{{2}}){{1,{_FEW}}}")
 _PLAIN = re.compile(r"[a-z0-9]{1,64}")
 
 
@@ -89,10 +91,24 @@ class Book:
 
 
 def token(term: str) -> str:
-    """A term as a word of ASCII letters and digits: itself if it is one, else a fingerprint."""
+    """A term as a word of ASCII letters and digits: itself if it is one, else its bytes or, of many, a fingerprint."""
     if _PLAIN.fullmatch(term):
         return term
+    encoded = term.encode("utf-8", "surrogatepass")
+    if len(encoded) <= _FEW:
+        return "x" + encoded.hex()
     return "x" + hashlib.blake2b(term.encode("utf-8", "surrogatepass"), digest_size=7).hexdigest()
+
+
+def term_of(token_: str) -> str:
+    """The term that a token is of; the token itself if that cannot be told."""
+    if not _BYTES.fullmatch(token_):
+        return token_
+    try:
+        term = bytes.fromhex(token_[1:]).decode("utf-8")
+    except UnicodeDecodeError:
+        return token_
+    return term if token(term) == token_ else token_
 
 
 def tokens(terms: Iterable[str]) -> list[str]:

@@ -39,6 +39,7 @@ from mnemo_index.storage.milvus_rows import (
     memories,
     memory_of,
     session_mark,
+    term_of,
     token,
     tokens,
 )
@@ -181,7 +182,7 @@ class MilvusSpace:
         statistics = self._read()
         weights = weights_of(wording.words, self._stems, lambda term: statistics.rarity(token(term)))
         vector = encode_question(self._encoder, query, wording.words, weights)
-        expanded = wording.expanded(statistics.terms(), statistics.frequency.__getitem__)
+        expanded = wording.expanded(map(term_of, statistics.terms()), lambda term: statistics.frequency[token(term)])
         question = Question(query, _with_tokens(expanded), vector)
         days = _days_of(query, wanted.now, statistics)
         candidates = self._candidates(question, limit, wanted, days)
@@ -385,7 +386,10 @@ class MilvusSpace:
 def _with_tokens(wording: Wording) -> Wording:
     """The wording as rows of Milvus have it."""
     return replace(
-        wording, terms=tokens(wording.terms), phrases=tuple(tuple(tokens(phrase)) for phrase in wording.phrases)
+        wording,
+        terms=tokens(wording.terms),
+        phrases=tuple(tuple(tokens(phrase)) for phrase in wording.phrases),
+        variants=tuple(tuple(tokens(variants)) for variants in wording.variants),
     )
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from mnemo_index.domain.postings import K1, B
+from mnemo_index.domain.words import DEFAULT_LANGUAGE
 from mnemo_index.storage.milvus_rows import (
     ASKS,
     BOOK,
@@ -86,8 +87,8 @@ class MilvusStore:
         self._turns: dict[SpaceUid, int] = {}
 
     @classmethod
-    def open(cls, uri: str, token: str, model: str, dimension: int) -> MilvusStore:
-        """The store at `uri`, with an empty collection if there is none for vectors of `model`.
+    def open(cls, uri: str, token: str, model: str, dimension: int, language: str = DEFAULT_LANGUAGE) -> MilvusStore:
+        """The store at `uri`, with an empty collection if there is none for vectors of `model` and words of `language`.
 
         Raises InvalidSettingError if `uri` is none or a package is missing.
         """
@@ -103,7 +104,7 @@ class MilvusStore:
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
         with _translated(uri):
             store = cls(pymilvus.MilvusClient(uri, token=token, timeout=_SECONDS), uri, dimension)
-            store._prepare(pymilvus, model)
+            store._prepare(pymilvus, model if language == DEFAULT_LANGUAGE else f"{model} {language}")
         return store
 
     def close(self) -> None:

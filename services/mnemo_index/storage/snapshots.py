@@ -112,6 +112,18 @@ class SnapshotStore:
             path.unlink()
         _make_durable(self._directory)
 
+    def clear(self) -> None:
+        """Remove all snapshots, once it is noted that the log is replayed."""
+        progress, _ = self._position()
+        self._write_position(Progress(share=progress.share), {})
+        for space_uid in self.spaces():
+            self._path(space_uid).unlink()
+
+    def write_file(self, name: str, text: str) -> None:
+        """Keep a text durably in a file of the folder. Raises StoreFullError."""
+        with _replacing(self._directory / name) as file:
+            file.write(text.encode())
+
     def spaces(self) -> list[SpaceUid]:
         """The spaces that have a snapshot, usable or not, in order."""
         names = (path.name.removesuffix(SUFFIX) for path in self._directory.glob(f"*{SUFFIX}"))
