@@ -125,12 +125,18 @@ class Installation:
         await asyncio.to_thread(directory.publish_address, self.address)
 
     async def _index(self) -> IndexApp:
-        """The index with the encoder that the environment chooses."""
+        """The index with the encoder and the language that the environment chooses."""
         folder = self.directory / "index"
         chosen = load(IndexSettings, INDEX_PREFIX, os.environ, data_dir=folder, internal_token=self._token)
         keep = timedelta(hours=chosen.keep_replaced_hours)
-        choice = encoder_of(chosen)
-        return await IndexApp.open(folder, self._channel("events"), self._clock, choice=choice, keep_replaced=keep)
+        return await IndexApp.open(
+            folder,
+            self._channel("events"),
+            self._clock,
+            choice=encoder_of(chosen),
+            keep_replaced=keep,
+            language=chosen.language,
+        )
 
     async def _serve(self, app: _App) -> None:
         """Run a service for the channels of the others."""
