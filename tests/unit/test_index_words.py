@@ -140,3 +140,11 @@ def test_stems_are_shared_by_threads() -> None:
 )
 def test_whether_a_text_ends_with_a_question(text: str, expected: bool) -> None:
     assert asks(text) == expected
+
+
+@pytest.mark.parametrize("unit", ["x1", "1", "a1-", "x", "1.", "\u6f22", "é1"])
+def test_a_long_run_of_one_thing_is_read_in_linear_time(unit: str) -> None:
+    """A million characters: what tries again from each of them does not come to an end within the limit of a test."""
+    text = unit * (1_000_000 // len(unit))
+    assert len(names(text)) <= 1
+    assert words(text)

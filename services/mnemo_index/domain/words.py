@@ -69,7 +69,7 @@ _CONTRACTION = re.compile(r"'(?:s|re|ve|ll|d|m)\b")
 _DIGIT = re.compile(r"[0-9]")
 _LETTER = re.compile(r"[^\W_]")
 _ALPHABETIC = re.compile(r"[^\W\d_]")
-_JOINED = re.compile(r"[^\W_]+(?:[-\u2010-\u2013._/:+][^\W_]+)+")
+_JOINED = re.compile(r"(?<![^\W_])[^\W_]++(?:[-\u2010-\u2013._/:+][^\W_]++)+")  # possessive: linear in long runs
 _BOUNDARY = re.compile(r"(?<=[^\W\d_])[-\u2010-\u2013_/](?=\d)|(?<=\d)[-\u2010-\u2013_/](?=[^\W\d_])")
 _REMARK = re.compile(r"\[[^\[\]]*\]\s*$")
 _QUESTION_MARKS = "?\uff1f\u061f\u037e"
