@@ -43,8 +43,15 @@ def records(path: Path, space: str) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-@pytest.mark.parametrize("options", [(), ("--history", "--media")], ids=["newest", "history"])
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        pytest.param("jsonl", ("--history", "--media"), id="history-jsonl"),
+        pytest.param("parquet", (), id="newest-parquet"),
+        pytest.param("jsonl", (), id="newest-jsonl", marks=pytest.mark.slow),
+        pytest.param("parquet", ("--history", "--media"), id="history-parquet", marks=pytest.mark.slow),
+    ],
+)
 def test_a_space_goes_out_and_comes_in(shell: Shell, suffix: str, options: tuple[str, ...]) -> None:
     furnish(shell)
     other = f"{shell.space}-2"

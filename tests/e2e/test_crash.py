@@ -97,6 +97,7 @@ async def test_ctrl_c_drains_and_loses_nothing(run_server: Callable[..., Server]
         assert len(await mnemo.space("s").recall("line", limit=1000)) == len(stored)
 
 
+@pytest.mark.slow
 async def test_no_process_is_left_behind(run_server: Callable[..., Server], tmp_path: Path) -> None:
     directory = tmp_path / "data"
     for command, end in (("serve", "stop"), ("serve", "kill"), ("up", "stop"), ("up", "kill")):
@@ -184,6 +185,7 @@ async def test_an_address_in_use_or_out_of_range_is_refused(
         assert refused.stderr.strip().splitlines()[-1].startswith(f"error: listen = {listen!r}")
 
 
+@pytest.mark.slow
 async def test_commands_at_the_same_time_wait_for_each_other(tmp_path: Path) -> None:
     script = "import asyncio, sys; from tests.e2e.test_crash import keep; asyncio.run(keep(*sys.argv[1:]))"
     processes = [
