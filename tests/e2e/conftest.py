@@ -56,12 +56,14 @@ def start_server(command: str, directory: Path, listen: str = "127.0.0.1:0") -> 
         stdout=subprocess.DEVNULL,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )
-    give_up = time.monotonic() + READY_SECONDS
-    while process.poll() is None and time.monotonic() < give_up:
+
+    def address() -> str:
         served = DataDirectory.served_by(directory)
-        if served and served.pid == process.pid and served.address:
-            return Server(directory, served.address, process)
-        time.sleep(0.02)
+        return served.address if served and served.pid == process.pid else ""
+
+    wait_until(lambda: process.poll() is not None or bool(address()), READY_SECONDS)
+    if process.poll() is None and (ready := address()):
+        return Server(directory, ready, process)
     process.kill()
     raise AssertionError(f"mnemo {command} did not become ready; exit code {process.wait()}")
 
@@ -114,6 +116,16 @@ async def mnemo(request: pytest.FixtureRequest) -> AsyncIterator[Connection]:
             server: Server = request.getfixturevalue(request.param)
             target, key = server.address, server.api_key
         yield await stack.enter_async_context(connect(target, api_key=key))
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether `condition`, which looks at another process, holds within `seconds`."""
+    give_up = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 async def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:

@@ -7,18 +7,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.e2e.conftest import wait_until
 
 from mnemocore.sync import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.e2e.conftest import Server
 
 ROOT = Path(__file__).parents[2]
@@ -78,13 +76,6 @@ class Shell:
 def shell(tmp_path: Path, served: Server) -> Shell:
     """Commands that find the running server by its data directory."""
     return Shell(tmp_path, served.directory)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < give_up, "the condition did not come true"
-        time.sleep(0.05)
 
 
 def test_ingest_recall_and_ingest_again(shell: Shell) -> None:
@@ -185,7 +176,9 @@ def test_interrupted_it_keeps_what_came_until_then(shell: Shell, served: Server)
         process.stdin.write(b'{"content": "again and again"}\n' * 300)
         process.stdin.flush()
         with connect(served.address, api_key=served.api_key) as mnemo:
-            wait_for(lambda: any(s.active_memories == 300 for s in mnemo.spaces() if s.id == shell.space))
+            assert wait_until(
+                lambda: any(s.active_memories == 300 for s in mnemo.spaces() if s.id == shell.space), SECONDS
+            )
         process.send_signal(signal.SIGINT)
 
         assert process.wait(SECONDS) == 130
@@ -263,7 +256,7 @@ def test_keys_open_a_server_and_nothing_more(shell: Shell, served: Server) -> No
     assert refused.returncode == 1
     assert "memory:write" in refused.stderr
     assert shell.good("keys", "revoke", key_id) == f"revoked {key_id}\n"
-    wait_for(lambda: shell.run("spaces", "list", *here).returncode == 1)
+    assert wait_until(lambda: shell.run("spaces", "list", *here).returncode == 1, SECONDS)
     assert "--api-key" in shell.run("spaces", "list", *here).stderr
 
 

@@ -8,15 +8,16 @@ from uuid import UUID
 import grpc
 import pytest
 from tests.memory_room import opened
+from tests.memory_wire import TOKEN, asked
 
 from mnemo_memory.api.association_service import AssociationServicer
 from mnemo_memory.domain.associations import Associations
 from mnemo_memory.domain.memory import Draft, Space
 from mnemo_memory.domain.ports import Author, Kept
 from mnemo_memory.storage.postgres_associations import PostgresAssociations
-from mnemocore import calls, status
+from mnemocore.calls import Identity
 from mnemocore.errors import MnemoError, QuotaExceededError
-from mnemocore.ids import new_uuid
+from mnemocore.ids import Tenant, new_uuid
 from mnemocore.memory.v1 import association_service_pb2 as pb
 from mnemocore.memory.v1 import association_service_pb2_grpc, resources_pb2
 from mnemocore.server import Host, InternalAuthenticator, Service
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from mnemocore.testing.postgres import TestPostgres
 
-TOKEN = "a token"
 PARENT = "spaces/notes"
 
 
@@ -63,17 +63,9 @@ class Server:
         await self.host.drain(5)
 
     async def call(self, method: str, *, scopes: str = "memory:read,memory:write", **fields: Any) -> Any:
-        metadata = [
-            (calls.INTERNAL_TOKEN_HEADER, TOKEN),
-            (calls.TENANT_HEADER, "acme"),
-            (calls.PRINCIPAL_HEADER, "ada"),
-            (calls.SCOPES_HEADER, scopes),
-        ]
         request = getattr(pb, f"{method}Request")(**({"parent": PARENT} | fields))
-        try:
-            return await getattr(self._stub, method)(request, metadata=metadata, timeout=10)
-        except grpc.aio.AioRpcError as error:
-            raise status.from_rpc_error(error, "memory") from None
+        ada = Identity(Tenant("acme"), "ada", frozenset(scopes.split(",")))
+        return await asked(getattr(self._stub, method), request, ada)
 
     def name(self, memory_id: str) -> str:
         return f"{PARENT}/memories/{memory_id}"

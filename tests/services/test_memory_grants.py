@@ -8,18 +8,17 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.memory_house import ADA, BOB, EVE, GLOBEX, PRIVATE, ROOT, opened
+from tests.memory_wire import Wire
 
 from mnemo_memory.api.grant_service import GrantServicer
 from mnemo_memory.domain.access import Share
 from mnemo_memory.domain.grants import NewGrant, Part, widest
 from mnemo_memory.domain.memory import Draft, Filter, Kind, Role, Space
 from mnemo_memory.domain.ports import Author, Request
-from mnemocore import calls, status
 from mnemocore.calls import Identity
 from mnemocore.errors import (
     GrantNotFoundError,
@@ -33,7 +32,7 @@ from mnemocore.errors import (
 from mnemocore.ids import SpaceUid, new_uuid
 from mnemocore.memory.v1 import grant_service_pb2 as pb
 from mnemocore.memory.v1 import grant_service_pb2_grpc
-from mnemocore.server import Host, InternalAuthenticator, Service
+from mnemocore.server import Service
 from mnemocore.testing.clock import ManualClock
 
 if TYPE_CHECKING:
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     from mnemo_memory.domain.grants import Grant
     from mnemocore.testing.postgres import TestPostgres
 
-TOKEN = "a token"
 TO_EVE = NewGrant("eve", Role.READ, GLOBEX)
 ADA_AUTHOR = Author("ada", ManualClock().now())
 MAX = Identity(GLOBEX, "max", EVE.scopes)
@@ -351,8 +349,8 @@ async def test_keys_changed_by_another_replica_are_looked_up(house: House) -> No
 # The wire
 
 
-class Wire:
-    """GrantService on a real server, called by whom it is told."""
+class GrantWire(Wire):
+    """GrantService on a real server."""
 
     def __init__(self, house: House) -> None:
         service = Service(
@@ -360,41 +358,22 @@ class Wire:
             grant_service_pb2_grpc.add_GrantServiceServicer_to_server,
             "mnemocore.memory.v1.GrantService",
         )
-        self.host = Host("memory", [service], authenticator=InternalAuthenticator(TOKEN))
-
-    async def start(self) -> None:
-        (address,) = await self.host.start(["127.0.0.1:0"])
-        self.channel = grpc.aio.insecure_channel(address)
-        self._stub: Any = grant_service_pb2_grpc.GrantServiceStub(self.channel)
-
-    async def stop(self) -> None:
-        await self.channel.close()
-        await self.host.drain(5)
+        super().__init__(service, grant_service_pb2_grpc.GrantServiceStub, pb)
 
     async def call(self, method: str, caller: Identity = ADA, **fields: Any) -> Any:
-        request = getattr(pb, f"{method}Request")(**fields)
-        metadata = [
-            (calls.INTERNAL_TOKEN_HEADER, TOKEN),
-            (calls.TENANT_HEADER, caller.tenant),
-            (calls.PRINCIPAL_HEADER, caller.principal),
-            (calls.SCOPES_HEADER, ",".join(caller.scopes)),
-        ]
-        try:
-            return await getattr(self._stub, method)(request, metadata=metadata, timeout=10)
-        except grpc.aio.AioRpcError as error:
-            raise status.from_rpc_error(error, "memory") from None
+        return await super().call(method, caller, **fields)
 
 
 @pytest.fixture
-async def wired(house: House) -> AsyncIterator[Wire]:
+async def wired(house: House) -> AsyncIterator[GrantWire]:
     await house.make("notes")
-    started = Wire(house)
+    started = GrantWire(house)
     await started.start()
     yield started
     await started.stop()
 
 
-async def test_a_grant_travels_unchanged(wired: Wire, house: House) -> None:
+async def test_a_grant_travels_unchanged(wired: GrantWire, house: House) -> None:
     fields: dict[str, Any] = {
         "principal": "eve",
         "tenant": "globex",
@@ -417,7 +396,7 @@ async def test_a_grant_travels_unchanged(wired: Wire, house: House) -> None:
     assert list((await wired.call("ListGrants", parent="spaces/notes")).grants) == []
 
 
-async def test_a_grant_without_a_tenant_is_for_ones_own(wired: Wire) -> None:
+async def test_a_grant_without_a_tenant_is_for_ones_own(wired: GrantWire) -> None:
     made = (await wired.call("CreateGrant", parent="spaces/notes", principal="bob", role=1)).grant
     assert made.tenant == "acme"
     assert not made.HasField("expire_time")
@@ -440,7 +419,7 @@ async def test_a_grant_without_a_tenant_is_for_ones_own(wired: Wire) -> None:
         {"request_id": "no uuid"},
     ],
 )
-async def test_what_a_grant_refuses(wired: Wire, fields: dict[str, Any]) -> None:
+async def test_what_a_grant_refuses(wired: GrantWire, fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidFieldError):
         await wired.call("CreateGrant", ADA, **({"parent": "spaces/notes", "principal": "bob", "role": 1} | fields))
     assert list((await wired.call("ListGrants", parent="spaces/notes")).grants) == []

@@ -317,6 +317,20 @@ async def test_what_was_erased_before_it_was_published_is_in_no_event(core: Core
     await assert_log_equals_revisions(bus, core, space)
 
 
+async def test_what_is_published_is_not_held_in_memory_any_longer(core: Core, bus: EventBus) -> None:
+    """Another process publishes what this one wrote, and erases it: then this one does not know it any more either."""
+    space = await core.make_space("notes")
+    (memory,) = await core.create(space, [Draft("a secret")])
+    other = Core(core.database)
+    await other.erase(space, memory)
+    relay = relay_of(other, bus.client)
+    while await relay.publish_pending():
+        pass
+    assert await relay_of(core, bus.client).publish_pending() == 0
+    revisions = await core.store.unpublished_revisions(space, 10)
+    assert [revision.memory for revision in revisions] == [None, None]
+
+
 def test_metadata_no_event_could_carry_is_refused() -> None:
     item = largest_input()
     item.metadata.fields["k"].string_value += "x" * 20

@@ -9,12 +9,13 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from tests.memory_room import opened
+from tests.memory_wire import TOKEN, asked
 
 from mnemo_memory.api.session_service import SessionServicer
 from mnemo_memory.api.working_memory_service import WorkingMemoryServicer
-from mnemocore import calls, status
+from mnemocore.calls import Identity
 from mnemocore.errors import InvalidFieldError, MnemoError
-from mnemocore.ids import new_uuid
+from mnemocore.ids import Tenant, new_uuid
 from mnemocore.memory.v1 import (
     resources_pb2,
     session_service_pb2,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
     from mnemocore.testing.postgres import TestPostgres
 
-TOKEN = "a token"
 SECONDS = 10.0
 PARENT = "spaces/notes"
 METADATA: dict[str, Any] = {"n": 1.5, "whole": 3, "none": None, "yes": True, "list": [1, {}], "empty": {}, "fox": "🦊"}
@@ -78,16 +78,7 @@ class Server:
         return await self._call(getattr(self._sessions, method), request, scopes)
 
     async def _call(self, method: Any, request: Message, scopes: str) -> Any:
-        metadata = [
-            (calls.INTERNAL_TOKEN_HEADER, TOKEN),
-            (calls.TENANT_HEADER, "acme"),
-            (calls.PRINCIPAL_HEADER, "ada"),
-            (calls.SCOPES_HEADER, scopes),
-        ]
-        try:
-            return await method(request, metadata=metadata, timeout=SECONDS)
-        except grpc.aio.AioRpcError as error:
-            raise status.from_rpc_error(error, "memory") from None
+        return await asked(method, request, Identity(Tenant("acme"), "ada", frozenset(scopes.split(","))))
 
     def id(self) -> str:
         return new_uuid(self.room.clock.now())

@@ -7,11 +7,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from tests.memory_house import ADA, BOB, EVE, PRIVATE, ROOT, opened
+from tests.memory_wire import Wire
 
 from mnemo_memory.api.space_service import UPDATABLE, SpaceServicer
 from mnemo_memory.domain.media import MediaInput
@@ -19,7 +19,6 @@ from mnemo_memory.domain.memories import Edit, New
 from mnemo_memory.domain.memory import Draft, Kind, Limits, NoveltyGate, Policy, Role, SpaceAccess, State, Tier
 from mnemo_memory.domain.ports import Request
 from mnemo_memory.domain.spaces import NewSpace
-from mnemocore import calls, status
 from mnemocore.errors import (
     InvalidFieldError,
     PageTokenMismatchError,
@@ -35,7 +34,7 @@ from mnemocore.errors import (
 from mnemocore.ids import new_uuid
 from mnemocore.memory.v1 import resources_pb2, space_service_pb2_grpc
 from mnemocore.memory.v1 import space_service_pb2 as pb
-from mnemocore.server import Host, InternalAuthenticator, Service
+from mnemocore.server import Service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
 
     from mnemocore.calls import Identity
     from mnemocore.testing.postgres import TestPostgres
-
-TOKEN = "a token"
 
 
 @pytest.fixture
@@ -311,8 +308,8 @@ async def test_an_empty_space_has_empty_stats(house: House) -> None:
 # The wire
 
 
-class Wire:
-    """SpaceService on a real server, called by whom it is told."""
+class SpaceWire(Wire):
+    """SpaceService on a real server."""
 
     def __init__(self, house: House) -> None:
         service = Service(
@@ -320,34 +317,15 @@ class Wire:
             space_service_pb2_grpc.add_SpaceServiceServicer_to_server,
             "mnemocore.memory.v1.SpaceService",
         )
-        self.host = Host("memory", [service], authenticator=InternalAuthenticator(TOKEN))
-
-    async def start(self) -> None:
-        (address,) = await self.host.start(["127.0.0.1:0"])
-        self.channel = grpc.aio.insecure_channel(address)
-        self._stub: Any = space_service_pb2_grpc.SpaceServiceStub(self.channel)
-
-    async def stop(self) -> None:
-        await self.channel.close()
-        await self.host.drain(5)
+        super().__init__(service, space_service_pb2_grpc.SpaceServiceStub, pb)
 
     async def call(self, method: str, caller: Identity = ROOT, **fields: Any) -> Any:
-        request = getattr(pb, f"{method}Request")(**fields)
-        metadata = [
-            (calls.INTERNAL_TOKEN_HEADER, TOKEN),
-            (calls.TENANT_HEADER, caller.tenant),
-            (calls.PRINCIPAL_HEADER, caller.principal),
-            (calls.SCOPES_HEADER, ",".join(caller.scopes)),
-        ]
-        try:
-            return await getattr(self._stub, method)(request, metadata=metadata, timeout=10)
-        except grpc.aio.AioRpcError as error:
-            raise status.from_rpc_error(error, "memory") from None
+        return await super().call(method, caller, **fields)
 
 
 @pytest.fixture
-async def wired(house: House) -> AsyncIterator[Wire]:
-    started = Wire(house)
+async def wired(house: House) -> AsyncIterator[SpaceWire]:
+    started = SpaceWire(house)
     await started.start()
     yield started
     await started.stop()
@@ -364,7 +342,7 @@ def a_policy() -> resources_pb2.SpacePolicy:
     )
 
 
-async def test_a_space_travels_unchanged(wired: Wire) -> None:
+async def test_a_space_travels_unchanged(wired: SpaceWire) -> None:
     made = (await wired.call("CreateSpace", space_id="notes", description="x", policy=a_policy(), encrypted=True)).space
     assert (await wired.call("GetSpace", name="spaces/notes")).space == made
     assert (await wired.call("ListSpaces")).spaces == [made]
@@ -372,7 +350,7 @@ async def test_a_space_travels_unchanged(wired: Wire) -> None:
     assert (made.name, made.owner, made.role, made.encrypted) == ("spaces/notes", "root", 4, True)
 
 
-async def test_what_a_policy_does_not_name_has_its_default(wired: Wire) -> None:
+async def test_what_a_policy_does_not_name_has_its_default(wired: SpaceWire) -> None:
     made = (await wired.call("CreateSpace", space_id="notes")).space
     assert (made.policy.access, made.policy.novelty_gate) == (1, 1)
     assert not made.policy.retention.HasField("erase_expired_after")
@@ -385,7 +363,7 @@ def _value(message: Any, path: str) -> Any:
 
 
 @pytest.mark.parametrize("path", UPDATABLE)
-async def test_a_mask_changes_what_it_names_and_nothing_else(wired: Wire, path: str) -> None:
+async def test_a_mask_changes_what_it_names_and_nothing_else(wired: SpaceWire, path: str) -> None:
     before = (await wired.call("CreateSpace", space_id="notes", description="old")).space
     new = a_policy()
     after = (
@@ -436,13 +414,13 @@ async def test_a_mask_changes_what_it_names_and_nothing_else(wired: Wire, path: 
         {"update_mask": FieldMask(paths=["policy"]), "policy": resources_pb2.SpacePolicy(access=7)},  # type: ignore[arg-type]
     ],
 )
-async def test_what_an_update_refuses(wired: Wire, fields: dict[str, Any]) -> None:
+async def test_what_an_update_refuses(wired: SpaceWire, fields: dict[str, Any]) -> None:
     await wired.call("CreateSpace", space_id="notes")
     with pytest.raises(InvalidFieldError):
         await wired.call("UpdateSpace", name="spaces/notes", **fields)
 
 
-async def test_stats_and_keys_over_the_wire(wired: Wire, house: House) -> None:
+async def test_stats_and_keys_over_the_wire(wired: SpaceWire, house: House) -> None:
     await wired.call("CreateSpace", space_id="notes", encrypted=True)
     await house.keep("notes", Draft("x", kind=Kind.FACT), Draft("yy"))
     stats = (await wired.call("GetSpaceStats", name="spaces/notes")).stats
@@ -461,7 +439,7 @@ async def test_stats_and_keys_over_the_wire(wired: Wire, house: House) -> None:
 
 
 @pytest.mark.parametrize("method", ["EraseSpace", "ListErasures", "RotateSpaceKey", "RepublishSpace"])
-async def test_some_methods_need_the_scope_of_an_administrator(wired: Wire, method: str) -> None:
+async def test_some_methods_need_the_scope_of_an_administrator(wired: SpaceWire, method: str) -> None:
     fields: dict[str, Any] = {} if method == "ListErasures" else {"name": "spaces/notes"}
     await wired.call("CreateSpace", caller=ADA, space_id="notes")
     with pytest.raises(PermissionDeniedError):

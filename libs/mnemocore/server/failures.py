@@ -40,8 +40,7 @@ class ErrorsStage:
         except grpc.aio.AbortError:
             call.status = _code_name(call)
             raise
-        except Exception as error:
-            # One call fails; the server goes on answering the others.
+        except Exception as error:  # one call fails; the server goes on answering the others
             if _is_connection_loss(call, error):
                 call.status = "CANCELLED"
                 raise

@@ -253,8 +253,7 @@ class Host:
         try:
             async with asyncio.timeout(READINESS_TIMEOUT):
                 return await self._readiness()
-        except Exception:
-            # A check that fails means not ready; the next look comes in a second.
+        except Exception:  # a check that fails means not ready; the next look comes in a second
             if self._ready:
                 _LOGGER.warning("the readiness check of %s failed", self.name, exc_info=True)
             return False

@@ -412,8 +412,7 @@ class LocalTransport:
         except asyncio.CancelledError:
             exchange.finish(_HANDLER_CANCELLED)
             raise
-        except Exception as error:
-            # One call fails; the channel goes on carrying the others.
+        except Exception as error:  # one call fails; the channel goes on carrying the others
             _LOGGER.exception("unexpected error in an in-process call")
             exchange.finish(Outcome(grpc.StatusCode.UNKNOWN, f"Unexpected {type(error)}"))
         finally:
@@ -624,8 +623,7 @@ async def _feed(exchange: Exchange, convert: Convert, request_iterator: Any) -> 
                 if not await exchange.requests.put(convert(request)):
                     return
         exchange.requests.close()
-    except Exception:
-        # The caller's iterator failed: its call ends, and the caller's other calls go on.
+    except Exception:  # the caller's iterator failed: its call ends, and the caller's other calls go on
         _LOGGER.debug("the request iterator of an in-process call failed", exc_info=True)
         if not exchange.done:
             exchange.locally_cancelled = True

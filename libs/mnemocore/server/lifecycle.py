@@ -50,8 +50,7 @@ class Lifecycle:
             for part in self._parts:
                 await part.start()
                 self._started.append(part)
-        except BaseException:
-            # Also a cancellation must not leave half a process behind; what stopping adds is in the log.
+        except BaseException:  # also a cancellation leaves no half process behind; what stopping adds is in the log
             with suppress(ExceptionGroup):
                 await self.stop()
             raise
@@ -66,8 +65,7 @@ class Lifecycle:
             part = self._started.pop()
             try:
                 await part.stop()
-            except Exception as error:
-                # The other parts are stopped all the same; the failure is raised at the end.
+            except Exception as error:  # the other parts are stopped all the same; it is raised at the end
                 _LOGGER.exception("%s did not stop cleanly", part.name)
                 failures.append(error)
         if failures:

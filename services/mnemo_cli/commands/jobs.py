@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mnemo_cli.listings import at_most
 from mnemo_cli.reports import print_job
 from mnemo_cli.shown import moment, print_columns, print_json
 from mnemo_cli.target import Target, connection_options
@@ -30,12 +31,7 @@ def list_jobs(space: str, limit: int, as_json: bool, target: Target) -> None:
     """List jobs, newest first."""
 
     async def read(mnemo: Connection) -> list[Job]:
-        found: list[Job] = []
-        async for job in mnemo.jobs(space=space, page_size=min(limit, 1000)):
-            found.append(job)
-            if len(found) == limit:
-                break
-        return found
+        return await at_most(limit, mnemo.jobs(space=space, page_size=min(limit, 1000)))
 
     found = target.run(read)
     if as_json:

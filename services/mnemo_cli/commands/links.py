@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mnemo_cli import choices
+from mnemo_cli.listings import at_most
 from mnemo_cli.references import json_option, space_option
 from mnemo_cli.shown import print_columns, print_json, shortened
 from mnemo_cli.target import Target, connection_options
@@ -93,15 +94,10 @@ def list_links(
     """List the links of a memory, or of the whole space, the strongest first."""
 
     async def read(mnemo: Connection) -> list[Association]:
-        found: list[Association] = []
         listing = mnemo.space(space).associations(
             memory, direction=direction, types=types, min_weight=min_weight, page_size=min(limit, 1000)
         )
-        async for link in listing:
-            found.append(link)
-            if len(found) == limit:
-                break
-        return found
+        return await at_most(limit, listing)
 
     found = target.run(read)
     if as_json:

@@ -8,6 +8,7 @@ import click
 
 from mnemo_cli import choices, moments
 from mnemo_cli.filters import filter_options
+from mnemo_cli.listings import at_most
 from mnemo_cli.references import json_option, memory_reference, space_option
 from mnemo_cli.shown import moment, print_columns, print_json, shortened
 from mnemo_cli.target import Target, connection_options
@@ -36,12 +37,7 @@ def list_memories(
     """List memories, newest first."""
 
     async def read(mnemo: Connection) -> list[Memory]:
-        found: list[Memory] = []
-        async for memory in mnemo.space(space).list(filter=chosen, states=states, page_size=min(limit, 1000)):
-            found.append(memory)
-            if len(found) == limit:
-                break
-        return found
+        return await at_most(limit, mnemo.space(space).list(filter=chosen, states=states, page_size=min(limit, 1000)))
 
     found = target.run(read)
     if as_json:
@@ -72,12 +68,8 @@ def history(
         raise click.UsageError("give the name of a memory, or --space for a whole space")
 
     async def read(mnemo: Connection) -> list[Revision]:
-        found: list[Revision] = []
-        async for revision in mnemo.space(space_id).history(memory_id, as_of=as_of, page_size=min(limit, 1000)):
-            found.append(revision)
-            if len(found) == limit:
-                break
-        return found
+        pages = min(limit, 1000)
+        return await at_most(limit, mnemo.space(space_id).history(memory_id, as_of=as_of, page_size=pages))
 
     found = target.run(read)
     if as_json:

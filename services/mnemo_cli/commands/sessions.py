@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mnemo_cli.listings import at_most
 from mnemo_cli.references import json_option, space_option
 from mnemo_cli.shown import moment, print_columns, print_facts, print_json
 from mnemo_cli.target import Target, connection_options
@@ -30,12 +31,8 @@ def list_sessions(space: str, agent: str, open_only: bool, limit: int, as_json: 
     """List the sessions that were started, newest first."""
 
     async def read(mnemo: Connection) -> list[SessionInfo]:
-        found: list[SessionInfo] = []
-        async for session in mnemo.space(space).sessions(agent=agent, open_only=open_only, page_size=min(limit, 1000)):
-            found.append(session)
-            if len(found) == limit:
-                break
-        return found
+        pages = min(limit, 1000)
+        return await at_most(limit, mnemo.space(space).sessions(agent=agent, open_only=open_only, page_size=pages))
 
     found = target.run(read)
     if as_json:

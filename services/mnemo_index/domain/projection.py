@@ -335,7 +335,7 @@ class Projection:
         async with place.lock:
             held = await self._still(place)
             if held is not None:
-                await self._to_the_end(_in_vain(work), held)
+                await self._to_the_end(work, held)
                 self._put(place)
         await self._make_room()
         return held is not None
@@ -592,7 +592,7 @@ class Projection:
         async with self._making_room:
             full = False
             while self._residents.crowded:
-                place = self._residents.next_to_leave(lambda place, full=full: not (full and place.changed))  # type: ignore[misc]
+                place = self._residents.next_to_leave(unchanged_only=full)
                 if place is None:
                     return
                 try:
@@ -653,7 +653,7 @@ class Projection:
     async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
 
-    async def _to_the_end(self, work: Callable[..., None], *arguments: object) -> None:
+    async def _to_the_end(self, work: Callable[..., object], *arguments: object) -> None:
         """Do `work` beside the event loop; a cancellation waits for its end, so that nobody writes at the same time."""
         working = asyncio.ensure_future(self._in_thread(work, *arguments))
         try:
@@ -661,15 +661,6 @@ class Projection:
         except asyncio.CancelledError:
             await asyncio.gather(working, return_exceptions=True)
             raise
-
-
-def _in_vain(work: Callable[[Held], object]) -> Callable[[Held], None]:
-    """`work`, whose result nobody wants."""
-
-    def done(held: Held) -> None:
-        work(held)
-
-    return done
 
 
 def _status(place: Place) -> SpaceStatus:

@@ -10,7 +10,7 @@ from mnemo_index.domain.engine import SpaceEngine
 from mnemo_index.domain.sealed_space import SealedSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from mnemo_index.domain.documents import Change
     from mnemo_index.domain.state import Head
@@ -158,11 +158,15 @@ class Residents:
         _, before = self._taken.pop(place.uid, (place, 0))
         self.bytes -= before
 
-    def next_to_leave(self, allowed: Callable[[Place], bool]) -> Place | None:
-        """The place that was not used for longest of those that may leave; the one used last stays in any case."""
+    def next_to_leave(self, *, unchanged_only: bool) -> Place | None:
+        """The place that was not used for longest and may leave; the one used last stays in any case.
+
+        With `unchanged_only` those whose snapshots are older than what is known stay too.
+        """
         last = next(reversed(self._taken), None)
         for place, _ in self._taken.values():
-            if place.uid != last and not place.lock.locked() and not place.saving and allowed(place):
+            busy = place.lock.locked() or place.saving or (unchanged_only and place.changed)
+            if place.uid != last and not busy:
                 return place
         return None
 

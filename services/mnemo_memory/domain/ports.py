@@ -213,6 +213,10 @@ class Store(Protocol):
         """
         ...
 
+    def forget_recent(self) -> None:
+        """Let go of what is held of committed revisions: all are published, by whomever."""
+        ...
+
     async def list_revisions(
         self, space: Space, memory_id: MemoryId | None, after: int, limit: int, until: datetime | None = None
     ) -> list[Revision]:

@@ -65,6 +65,7 @@ class Relay:
         """Publish a batch of every space that has unpublished revisions; returns the number of revisions."""
         spaces = await self._publications.unpublished(SPACES_A_ROUND)
         if not spaces:
+            self._store.forget_recent()
             self._report_lag(0.0)
         published = 0
         for space in spaces:

@@ -565,6 +565,10 @@ class PostgresStore:
         after = recent[-1].revision if recent else space.published_revision
         return recent + await self.list_revisions(space, None, after, limit - len(recent))
 
+    def forget_recent(self) -> None:
+        """Let go of what is held of committed revisions: all are published, by whomever."""
+        self._recent.clear()
+
     @with_fresh_keys
     async def list_revisions(
         self, space: Space, memory_id: MemoryId | None, after: int, limit: int, until: datetime | None = None

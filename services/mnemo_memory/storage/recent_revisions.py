@@ -33,8 +33,12 @@ class RecentRevisions:
             held[revision.revision] = (revision, size)
             self._size += size
         if self._size > self._capacity:
-            self._revisions.clear()
-            self._size = 0
+            self.clear()
+
+    def clear(self) -> None:
+        """Hold nothing any more."""
+        self._revisions.clear()
+        self._size = 0
 
     def take(self, space_uid: SpaceUid, after: int, limit: int) -> list[Revision]:
         """The revisions that follow on `after` without a gap, at most `limit`; they are not held any longer."""
