@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from tests.event_bus import EventBus
 
     from mnemo_memory.domain.erasure import Receipt
-    from mnemo_memory.domain.memory import Memory, Revision, Space
-    from mnemo_memory.domain.ports import EventLog
+    from mnemo_memory.domain.memory import Memory, Space
+    from mnemo_memory.domain.ports import EventLog, Run
     from mnemocore.ids import SpaceUid, Tenant
     from mnemocore.testing.postgres import TestPostgres
 
@@ -418,10 +418,10 @@ class SlowLog:
         self.has_read = asyncio.Event()
         self.may_publish = asyncio.Event()
 
-    async def publish(self, space: Space, revisions: Sequence[Revision]) -> None:
+    async def publish(self, runs: Sequence[Run]) -> None:
         self.has_read.set()
         await self.may_publish.wait()
-        await self._log.publish(space, revisions)
+        await self._log.publish(runs)
 
     async def redact(self, space: Space, revisions: Sequence[int]) -> None:
         await self._log.redact(space, revisions)

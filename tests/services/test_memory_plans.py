@@ -236,7 +236,7 @@ HOT: dict[str, Callable[[Store], Awaitable[object]]] = {
     "space": lambda s: s.room.spaces.get_space(s.space.tenant, s.space.slug),
     "spaces": lambda s: s.room.spaces.list_spaces(s.space.tenant, None, "space-7", 50),
     "unpublished": lambda s: s.room.spaces.unpublished(16),
-    "mark published": lambda s: s.room.spaces.mark_published(s.space.uid, 1000),
+    "mark published": lambda s: s.room.spaces.mark_published({s.space.uid: 1000}),
     "links both ways": lambda s: s.links(Direction.BOTH),
     "links outgoing": lambda s: s.links(Direction.OUTGOING),
     "links incoming": lambda s: s.links(Direction.INCOMING),

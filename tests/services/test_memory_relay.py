@@ -36,8 +36,8 @@ from mnemocore.wire import dict_to_struct
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from mnemo_memory.domain.memory import Memory, Revision
-    from mnemo_memory.domain.ports import EventLog
+    from mnemo_memory.domain.memory import Memory
+    from mnemo_memory.domain.ports import EventLog, Run
     from mnemocore.events.v1 import event_service_pb2
     from mnemocore.postgres import Database
     from mnemocore.server import Service
@@ -57,9 +57,9 @@ class UnreliableLog:
         self.trouble = 0.4
         self.failures = {"before": 0, "after": 0}
 
-    async def publish(self, space: Space, revisions: Sequence[Revision]) -> None:
+    async def publish(self, runs: Sequence[Run]) -> None:
         self._fail("before")
-        await self._log.publish(space, revisions)
+        await self._log.publish(runs)
         self._fail("after")
 
     async def redact(self, space: Space, revisions: Sequence[int]) -> None:
@@ -76,6 +76,19 @@ class UnreliableLog:
         if self._chance.random() < self.trouble / 2:
             self.failures[moment] += 1
             raise PeerUnavailableError(target="events")
+
+
+class CountingLog(UnreliableLog):
+    """Passes on to a real log, and remembers of how many spaces each request was."""
+
+    def __init__(self, log: EventLog) -> None:
+        super().__init__(log, random.Random(0))
+        self.trouble = 0.0
+        self.requests: list[int] = []
+
+    async def publish(self, runs: Sequence[Run]) -> None:
+        self.requests.append(len(runs))
+        await super().publish(runs)
 
 
 class Core:
@@ -186,6 +199,18 @@ async def test_whatever_fails_the_log_is_the_history_once_and_in_order(core: Cor
         await relaying
     assert await relay.publish_pending() == 0
     assert min(log.failures.values()) > 0
+    for space in spaces:
+        await assert_log_equals_revisions(bus, core, space)
+
+
+async def test_small_spaces_are_published_together(core: Core, bus: EventBus) -> None:
+    spaces = [await core.make_space(f"space-{number}") for number in range(20)]
+    for space in spaces:
+        await core.create(space, [Draft("one"), Draft("two")])
+    log = CountingLog(bus.client)
+    assert await relay_of(core, log).publish_pending() == 40
+    assert log.requests == [20]
+    assert await everything_published(core)
     for space in spaces:
         await assert_log_equals_revisions(bus, core, space)
 

@@ -15,7 +15,7 @@ from mnemo_index.app import IndexApp
 from mnemo_memory.clients.event_log_client import EventLogClient
 from mnemo_memory.clients.index_client import IndexClient
 from mnemo_memory.domain.memory import Draft, Filter, Space, State
-from mnemo_memory.domain.ports import Author, Kept, Question
+from mnemo_memory.domain.ports import Author, Kept, Question, Run
 from mnemo_memory.domain.relay import Relay
 from mnemo_memory.storage.key_rotation import KeyRotation
 from mnemo_memory.storage.postgres_spaces import PostgresSpaces
@@ -182,7 +182,7 @@ async def test_no_event_is_sealed_with_a_key_that_is_gone(installation: Installa
         stale = installation.replica()
         (revision,) = await stale.list_revisions(space, None, 0, 10)
         new, _ = await replica.rotation.rotate(space, ALICE)
-        await stale.events.publish(space, [replace(revision, revision=99)])
+        await stale.events.publish([Run(space, [replace(revision, revision=99)])])
         (event,) = [each for each in await logged(installation.database) if each.revision == 99]
         assert key_id_of(event.sealed) == new
 

@@ -417,8 +417,8 @@ async def test_a_watcher_of_revisions_never_skips_one(room: Room, store: Postgre
 async def test_the_relay_marks_only_move_forward(room: Room, space: Space) -> None:
     await create(room.store, space, Draft("one"), Draft("two"))
     assert [each.uid for each in await room.spaces.unpublished(10)] == [space.uid]
-    await room.spaces.mark_published(space.uid, 2)
-    await room.spaces.mark_published(space.uid, 1)
+    await room.spaces.mark_published({space.uid: 2})
+    await room.spaces.mark_published({space.uid: 1})
     assert (await room.spaces.get_space(ACME, "notes")).published_revision == 2
     assert await room.spaces.unpublished(10) == []
 

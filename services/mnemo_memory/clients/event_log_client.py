@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     import grpc
 
     from mnemo_memory.domain.memory import Revision, Space
-    from mnemo_memory.domain.ports import Vault
+    from mnemo_memory.domain.ports import Run, Vault
     from mnemocore.ids import SpaceUid, Tenant
     from mnemocore.sealing import SpaceCipher
 
 SOURCE: Final = "mnemocore/memory"
 REQUEST_BYTES: Final = 4 * 1024 * 1024
 """Bytes of events one request carries, far below the largest message a server takes."""
+REQUEST_EVENTS: Final = 1000
 SPACE_ERASED: Final = "space.erased"
 """The type of the event that ends a space: the log takes nothing more of it."""
 _SCHEMA: Final = resources_pb2.Revision.DESCRIPTOR.full_name
@@ -40,10 +41,14 @@ class EventLogClient:
         self._stub = event_service_pb2_grpc.EventServiceStub(channel)
         self._vault = vault
 
-    async def publish(self, space: Space, revisions: Sequence[Revision]) -> None:
+    async def publish(self, runs: Sequence[Run]) -> None:
         """Append the revisions in their order; an event's id is the space and the revision, so once is enough."""
-        cipher = await self._vault.renewed(space)  # an event outlives older keys
-        for events in _requests(_event(space, revision, cipher) for revision in revisions):
+        ciphers = [await self._vault.renewed(run.space) for run in runs]  # an event outlives older keys
+        for events in _requests(
+            _event(run.space, revision, cipher)
+            for run, cipher in zip(runs, ciphers, strict=True)
+            for revision in run.revisions
+        ):
             await self._stub.PublishEvents(event_service_pb2.PublishEventsRequest(events=events))
 
     async def redact(self, space: Space, revisions: Sequence[int]) -> None:
@@ -72,12 +77,12 @@ class EventLogClient:
 
 
 def _requests(events: Iterable[events_pb2.Event]) -> Iterator[list[events_pb2.Event]]:
-    """The events in their order, as many a request as stay below REQUEST_BYTES; a larger event stands alone."""
+    """The events in their order, as many a request as it may have below REQUEST_BYTES; a larger one stands alone."""
     waiting: list[events_pb2.Event] = []
     room = REQUEST_BYTES
     for event in events:
         size = event.ByteSize()
-        if waiting and size > room:
+        if waiting and (size > room or len(waiting) == REQUEST_EVENTS):
             yield waiting
             waiting, room = [], REQUEST_BYTES
         waiting.append(event)

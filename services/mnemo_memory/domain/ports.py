@@ -269,8 +269,8 @@ class Publications(Protocol):
         """Some of the spaces with revisions that are not marked as published, others every time."""
         ...
 
-    async def mark_published(self, space_uid: SpaceUid, revision: int) -> None:
-        """Remember that every revision up to `revision` is in the event log."""
+    async def mark_published(self, marks: Mapping[SpaceUid, int]) -> None:
+        """Remember that of these spaces every revision up to the one named is in the event log."""
         ...
 
 
@@ -326,13 +326,21 @@ class Index(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Revisions of one space, at least one, in their order, without gaps."""
+
+    space: Space
+    revisions: Sequence[Revision]
+
+
 class EventLog(Protocol):
     """Takes committed revisions for everybody who wants to know."""
 
-    async def publish(self, space: Space, revisions: Sequence[Revision]) -> None:
-        """Append the revisions in their order. Publishing one again has no effect.
+    async def publish(self, runs: Sequence[Run]) -> None:
+        """Append the revisions of every run in their order. Publishing one again has no effect.
 
-        Nor has publishing those of a space that was erased.
+        Nor has publishing those of a space that was erased. If it raises, some may be published and others not.
         """
         ...
 

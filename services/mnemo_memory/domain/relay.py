@@ -13,10 +13,11 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from mnemo_memory.domain.memory import Change
+from mnemo_memory.domain.ports import Run
 from mnemocore.errors import MnemoError, SpaceNotFoundError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mnemo_memory.domain.memory import Revision, Space
     from mnemo_memory.domain.ports import EventLog, Publications, Store
@@ -68,29 +69,50 @@ class Relay:
             self._store.forget_recent()
             self._report_lag(0.0)
         published = 0
+        runs: list[Run] = []
         for space in spaces:
-            try:
-                published += await self._publish(space)
-            except UnavailableError:
-                raise  # the log does not answer: no space can be published
-            except SpaceNotFoundError:
-                continue  # it was erased meanwhile
-            except MnemoError as error:
-                _log.error("space %s cannot be published, the others go on: %s", space.uid, error)
-            except Exception:  # noqa: BLE001  (a fault that one space brings to light does not hold up the others)
-                _log.exception("space %s cannot be published, the others go on", space.uid)
-        return published
+            if run := await self._run_of(space):
+                runs.append(run)
+            if sum(len(each.revisions) for each in runs) >= BATCH:
+                published += await self._publish(runs)
+                runs = []
+        return published + await self._publish(runs)
 
-    async def _publish(self, space: Space) -> int:
-        revisions = await self._store.unpublished_revisions(space, BATCH)
-        if revisions:
-            self._report_lag((self._clock.now() - revisions[0].committed_at).total_seconds())
-            await self._log.publish(space, revisions)
-            for revision in revisions:
-                if revision.change is Change.ERASED:
-                    await self._redact(space, revision)
-            await self._publications.mark_published(space.uid, revisions[-1].revision)
-        return len(revisions)
+    async def _run_of(self, space: Space) -> Run | None:
+        """What of a space is to be published next; None if nothing is, or nothing can be read of it."""
+        try:
+            revisions = await self._store.unpublished_revisions(space, BATCH)
+        except Exception as error:  # noqa: BLE001  (one space does not hold up the others)
+            _go_on(space, error)
+            return None
+        if not revisions:
+            return None
+        self._report_lag((self._clock.now() - revisions[0].committed_at).total_seconds())
+        return Run(space, revisions)
+
+    async def _publish(self, runs: Sequence[Run]) -> int:
+        """Publish together, as fast as one; if it fails, each alone. Returns the number of revisions."""
+        if not runs:
+            return 0
+        try:
+            await self._log.publish(runs)
+            erasures = {run.space.uid: [each for each in run.revisions if each.change is Change.ERASED] for run in runs}
+            await self._mark([run for run in runs if not erasures[run.space.uid]])
+            for run in runs:
+                if erased := erasures[run.space.uid]:
+                    for revision in erased:
+                        await self._redact(run.space, revision)
+                    await self._mark([run])
+        except Exception as error:  # noqa: BLE001  (one space does not hold up the others)
+            if len(runs) > 1 and not isinstance(error, UnavailableError):
+                return sum([await self._publish([run]) for run in runs])
+            _go_on(runs[0].space, error)
+            return 0
+        return sum(len(run.revisions) for run in runs)
+
+    async def _mark(self, runs: Sequence[Run]) -> None:
+        if runs:
+            await self._publications.mark_published({run.space.uid: run.revisions[-1].revision for run in runs})
 
     async def _redact(self, space: Space, erased: Revision) -> None:
         """Take what was erased out of the log: every revision of the memory before the one that erased it."""
@@ -107,3 +129,15 @@ class Relay:
                 await self._wake.wait()
         except TimeoutError:
             return
+
+
+def _go_on(space: Space, error: Exception) -> None:
+    """Say what went wrong with one space; raises what goes wrong with all of them."""
+    if isinstance(error, UnavailableError):
+        raise error
+    if isinstance(error, SpaceNotFoundError):
+        return  # it was erased meanwhile
+    if isinstance(error, MnemoError):
+        _log.error("space %s cannot be published, the others go on: %s", space.uid, error)
+    else:
+        _log.error("space %s cannot be published, the others go on", space.uid, exc_info=error)

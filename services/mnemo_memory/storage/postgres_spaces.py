@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from mnemo_memory.storage import rows, transactions
@@ -10,7 +10,7 @@ from mnemocore.errors import SpaceEtagMismatchError, SpaceExistsError, SpaceNotF
 from mnemocore.ids import SpaceUid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from asyncpg import Connection, Record
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from mnemo_memory.storage.postgres_vault import PostgresVault
     from mnemocore.ids import Tenant
     from mnemocore.postgres import Database
+
+_MARK_ONE: Final = "UPDATE memory.spaces SET published_revision = $2 WHERE uid = $1 AND published_revision < $2"
+_MARK_FREE: Final = """
+WITH free AS (SELECT uid FROM memory.spaces WHERE uid = ANY($1::uuid[]) FOR UPDATE SKIP LOCKED)
+UPDATE memory.spaces SET published_revision = greatest(published_revision, mark.revision)
+FROM free JOIN unnest($1::uuid[], $2::bigint[]) AS mark(uid, revision) USING (uid)
+WHERE spaces.uid = free.uid RETURNING spaces.uid
+"""
 
 
 class PostgresSpaces:
@@ -133,10 +141,11 @@ class PostgresSpaces:
         )
         return [rows.to_space(row) for row in found]
 
-    async def mark_published(self, space_uid: SpaceUid, revision: int) -> None:
-        """Remember that every revision up to `revision` is in the event log."""
-        await self._database.execute(
-            "UPDATE memory.spaces SET published_revision = $2 WHERE uid = $1 AND published_revision < $2",
-            UUID(space_uid),
-            revision,
-        )
+    async def mark_published(self, marks: Mapping[SpaceUid, int]) -> None:
+        """Remember that of these spaces every revision up to the one named is in the event log.
+
+        Spaces that are being written are marked alone, so that no writer waits for another's space.
+        """
+        free = await self._database.fetch(_MARK_FREE, list(map(UUID, marks)), list(marks.values()))
+        for space_uid in marks.keys() - {str(row["uid"]) for row in free}:
+            await self._database.execute(_MARK_ONE, UUID(space_uid), marks[space_uid])
