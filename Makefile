@@ -17,13 +17,15 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 BENCH := .venv-bench
 SOURCES := libs services tests benchmarks examples docs protos deploy
-PYTEST := $(BIN)/pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
+# One more process than there are processors, since tests wait for servers as often as they compute; at most four.
+WORKERS = $(shell $(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
+PYTEST = $(BIN)/pytest -q --numprocesses $(WORKERS) --dist loadfile
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header $(UPGRADE)
 STUBS := find . -type f \( -name '*_pb2.py' -o -name '*_pb2.pyi' -o -name '*_pb2_grpc.py' -o -name '*_pb2_grpc.pyi' \)
 
 .PHONY: help setup lock gen docs lint generated breaking imports types audit check test test-all eval eval-people bench \
-	bench-scale demo serve up down clean
+	bench-scale bench-events demo serve up down clean
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
@@ -48,8 +50,8 @@ $(INSTALLED): deploy/locks/dev.txt pyproject.toml
 
 lock: $(INSTALLED) ## writes deploy/locks anew; UPGRADE=--upgrade takes newer versions
 	$(LOCK) --extra otlp --extra parquet --group dev --output-file deploy/locks/dev.txt pyproject.toml
-	$(LOCK) --extra otlp --constraints deploy/locks/dev.txt --output-file deploy/locks/runtime.txt pyproject.toml
-	$(LOCK) --extra otlp --extra milvus --constraints deploy/locks/dev.txt --output-file deploy/locks/milvus.txt pyproject.toml
+	$(LOCK) --extra otlp --extra redis --constraints deploy/locks/dev.txt --output-file deploy/locks/runtime.txt pyproject.toml
+	$(LOCK) --extra otlp --extra redis --extra milvus --constraints deploy/locks/dev.txt --output-file deploy/locks/milvus.txt pyproject.toml
 	$(LOCK) --group bench --constraints deploy/locks/dev.txt --output-file deploy/locks/bench.txt pyproject.toml
 	echo hatchling | $(LOCK) --constraints deploy/locks/dev.txt --output-file deploy/locks/build.txt -
 
@@ -128,6 +130,9 @@ $(BENCH)/.installed: deploy/locks/bench.txt | $(INSTALLED)
 
 bench-scale: $(BENCH)/.installed ## measures search at growing sizes, beside other stores
 	PYTHONPATH="$(CURDIR)/libs:$(CURDIR)/services" $(BENCH)/bin/python -m benchmarks.scale
+
+bench-events: $(INSTALLED) ## measures the event-bus on PostgreSQL and on Redis, beside the engines themselves
+	$(BIN)/python -m benchmarks.events
 
 demo: setup ## keeps a conversation and these pages, asks questions, prints the answers
 	$(BIN)/python examples/demo.py

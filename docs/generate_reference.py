@@ -1,4 +1,4 @@
-"""Write the reference pages from their sources: protos, settings, errors and metrics.
+"""Write the reference pages from their sources: protos, settings, errors, metrics and events.
 
     python docs/generate_reference.py [FOLDER]
 
@@ -29,6 +29,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 from grpc_tools import protoc
 
+from mnemo_events.domain.platform_types import PLATFORM_TYPES, RESERVED_SEGMENTS
 from mnemocore.common.v1 import options_pb2
 from mnemocore.errors import concrete_errors
 from mnemocore.policy import SERVICE_FILES
@@ -309,6 +310,29 @@ def metrics_page() -> str:
     return _page(lines)
 
 
+def events_page() -> str:
+    """Every type of event that the platform publishes."""
+    reserved = ", ".join(f"`{segment}`" for segment in sorted(RESERVED_SEGMENTS))
+    rows = []
+    for each in PLATFORM_TYPES:
+        content = ", ".join(f"`{name}` ({kind})" for name, kind in each.content.items())
+        payload = f"`{each.message}`" if each.message else f"JSON: {content}" if content else "none"
+        rows.append((f"`{each.type}`", f"`{each.subject}`", payload, each.description))
+    lines = [
+        "# Events",
+        "",
+        "What the platform itself publishes. Protobuf payloads have `application/protobuf` as their",
+        "`datacontenttype`, JSON ones `application/json`. `SchemaService.GetSchema` gives the definition of each,",
+        "under `schemas/{type}`.",
+        "",
+        "What clients publish has other types: none whose first segment is one of",
+        f"{reserved}.",
+        "",
+        *_table(("type", "subject", "data", "meaning"), rows),
+    ]
+    return _page(lines)
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     yield f"| {' | '.join(head)} |"
     yield f"|{'---|' * len(head)}"
@@ -332,6 +356,7 @@ def pages() -> dict[str, str]:
         "settings.md": settings_page(),
         "errors.md": errors_page(protos),
         "metrics.md": metrics_page(),
+        "events.md": events_page(),
     }
 
 

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: one PostgreSQL server a session, a fresh database a test."""
+"""Fixtures of all tests: one server of each kind a session, a fresh place on it a test."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from mnemocore.testing.postgres import TestPostgres
+from mnemocore.testing.redis import TestRedis
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -62,3 +63,20 @@ async def database(postgres: TestPostgres, database_url: str) -> AsyncIterator[D
     opened = await postgres.open(database_url)
     yield opened
     await opened.close()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[TestRedis]:
+    """The Redis of the session."""
+    server = TestRedis()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_prefix(redis_server: TestRedis) -> Iterator[str]:
+    """What the names of all keys of this test begin with."""
+    prefix = redis_server.new_prefix()
+    yield prefix
+    redis_server.remove(prefix)

@@ -13,22 +13,32 @@ from mnemocore.version import __version__
 if TYPE_CHECKING:
     from mnemocore.client import (
         Connection,
+        Event,
+        EventInput,
+        InvalidEvent,
         Media,
         Memory,
         MemoryFilter,
         MemoryInput,
         Provenance,
         RecallHit,
+        Reject,
+        Retry,
         Session,
         Space,
         SpacePolicy,
+        Task,
         WorkingMemory,
         connect,
+        verify_signature,
     )
     from mnemocore.errors import MnemoError
 
 __all__ = [
     "Connection",
+    "Event",
+    "EventInput",
+    "InvalidEvent",
     "Media",
     "Memory",
     "MemoryFilter",
@@ -36,12 +46,16 @@ __all__ = [
     "MnemoError",
     "Provenance",
     "RecallHit",
+    "Reject",
+    "Retry",
     "Session",
     "Space",
     "SpacePolicy",
+    "Task",
     "WorkingMemory",
     "__version__",
     "connect",
+    "verify_signature",
 ]
 
 

@@ -14,6 +14,12 @@
     │   ├── MediaNotFoundError
     │   ├── GrantNotFoundError
     │   ├── SessionNotFoundError
+    │   ├── GroupNotFoundError
+    │   ├── DeadLetterNotFoundError
+    │   ├── SchemaNotFoundError
+    │   ├── WebhookNotFoundError
+    │   ├── AgentNotFoundError
+    │   ├── TaskNotFoundError
     │   ├── CheckpointNotFoundError
     │   ├── WorkingItemNotFoundError
     │   ├── JobNotFoundError
@@ -23,13 +29,22 @@
     │   ├── SpaceExistsError
     │   ├── MemoryExistsError
     │   ├── DuplicateMemoryError       an equal memory is there
-    │   └── SessionExistsError
+    │   ├── SessionExistsError
+    │   ├── GroupExistsError           another consumer group of that name
+    │   ├── PolicyExistsError
+    │   ├── WebhookExistsError
+    │   └── TaskExistsError
     ├── ConflictError
     │   ├── EtagMismatchError
     │   ├── SpaceEtagMismatchError
+    │   ├── WebhookEtagMismatchError
+    │   ├── LeaseLostError             what was leased is another's now
     │   └── AlreadySupersededError     another memory has taken the place of this one
     ├── PreconditionError
     │   ├── JobStateError
+    │   ├── TaskStateError
+    │   ├── EventsTrimmedError         the log does not go back so far
+    │   ├── SchemaIncompatibleError
     │   ├── MemoryProtectedError
     │   ├── SessionEndedError
     │   ├── WorkingMemoryFullError
@@ -41,6 +56,7 @@
     │   └── InvalidSettingError        a setting with a value that is not allowed
     ├── UnauthenticatedError
     ├── PermissionDeniedError
+    │   ├── AccessDeniedError          no policy for these events
     │   └── RoleRequiredError          a shared space, in a role that does not allow the call
     ├── ExhaustedError
     │   ├── OverloadedError
@@ -227,6 +243,54 @@ class GrantNotFoundError(NotFoundError):
     template = "grant {grant!r} does not exist"
 
 
+class GroupNotFoundError(NotFoundError):
+    """The consumer group does not exist for the caller."""
+
+    reason = "GROUP_NOT_FOUND"
+    metadata_keys = ("group",)
+    template = "group {group!r} does not exist"
+
+
+class DeadLetterNotFoundError(NotFoundError):
+    """The dead letter does not exist in the group."""
+
+    reason = "DEAD_LETTER_NOT_FOUND"
+    metadata_keys = ("dead_letter",)
+    template = "dead letter {dead_letter!r} does not exist"
+
+
+class SchemaNotFoundError(NotFoundError):
+    """The schema does not exist for the caller."""
+
+    reason = "SCHEMA_NOT_FOUND"
+    metadata_keys = ("schema",)
+    template = "schema {schema!r} does not exist"
+
+
+class WebhookNotFoundError(NotFoundError):
+    """The webhook does not exist for the caller."""
+
+    reason = "WEBHOOK_NOT_FOUND"
+    metadata_keys = ("webhook",)
+    template = "webhook {webhook!r} does not exist"
+
+
+class AgentNotFoundError(NotFoundError):
+    """The agent does not exist for the caller."""
+
+    reason = "AGENT_NOT_FOUND"
+    metadata_keys = ("agent",)
+    template = "agent {agent!r} is not registered"
+
+
+class TaskNotFoundError(NotFoundError):
+    """The task does not exist for the caller."""
+
+    reason = "TASK_NOT_FOUND"
+    metadata_keys = ("task",)
+    template = "task {task!r} does not exist"
+
+
 class SessionNotFoundError(NotFoundError):
     """The session was not started in the space."""
 
@@ -289,6 +353,38 @@ class SpaceExistsError(AlreadyExistsError):
     template = "space {space!r} exists already"
 
 
+class GroupExistsError(AlreadyExistsError):
+    """A consumer group of this name is there, and is another."""
+
+    reason = "GROUP_EXISTS"
+    metadata_keys = ("group",)
+    template = "group {group!r} exists already and is another"
+
+
+class PolicyExistsError(AlreadyExistsError):
+    """An access policy of this name is there, and is another."""
+
+    reason = "POLICY_EXISTS"
+    metadata_keys = ("policy",)
+    template = "policy {policy!r} exists already and is another"
+
+
+class WebhookExistsError(AlreadyExistsError):
+    """A webhook of this name is there, and is another."""
+
+    reason = "WEBHOOK_EXISTS"
+    metadata_keys = ("webhook",)
+    template = "webhook {webhook!r} exists already and is another"
+
+
+class TaskExistsError(AlreadyExistsError):
+    """A task of this name is there, and is another."""
+
+    reason = "TASK_EXISTS"
+    metadata_keys = ("task",)
+    template = "task {task!r} exists already and is another"
+
+
 class MemoryExistsError(AlreadyExistsError):
     """A memory with this id exists."""
 
@@ -335,6 +431,22 @@ class SpaceEtagMismatchError(ConflictError):
     template = "space {space!r} has changed since its etag was read"
 
 
+class WebhookEtagMismatchError(ConflictError):
+    """The etag of the webhook is not the stored one."""
+
+    reason = "WEBHOOK_ETAG_MISMATCH"
+    metadata_keys = ("webhook",)
+    template = "webhook {webhook!r} has changed since its etag was read"
+
+
+class LeaseLostError(ConflictError):
+    """What the caller had was given to another, or was taken back."""
+
+    reason = "LEASE_LOST"
+    metadata_keys = ("name",)
+    template = "{name!r} is not yours any more"
+
+
 class AlreadySupersededError(ConflictError):
     """Another memory has taken the place of this one."""
 
@@ -347,6 +459,30 @@ class PreconditionError(MnemoError):
     """The system is not in a state that allows this."""
 
     status = Status.FAILED_PRECONDITION
+
+
+class EventsTrimmedError(PreconditionError):
+    """The event log does not go back so far any more."""
+
+    reason = "EVENTS_TRIMMED"
+    metadata_keys = ("position", "earliest")
+    template = "the event log begins after position {earliest}; {position} is gone"
+
+
+class SchemaIncompatibleError(PreconditionError):
+    """The schema changes what its compatibility does not allow."""
+
+    reason = "SCHEMA_INCOMPATIBLE"
+    metadata_keys = ("schema", "problem")
+    template = "schema {schema!r}: {problem}"
+
+
+class TaskStateError(PreconditionError):
+    """The task is in a state that does not allow this."""
+
+    reason = "TASK_STATE"
+    metadata_keys = ("task", "state")
+    template = "task {task!r} is {state}"
 
 
 class JobStateError(PreconditionError):
@@ -452,6 +588,14 @@ class RoleRequiredError(PermissionDeniedError):
     reason = "ROLE_REQUIRED"
     metadata_keys = ("space", "role")
     template = "space {space!r} is not shared with you as {role}"
+
+
+class AccessDeniedError(PermissionDeniedError):
+    """No access policy allows the principal this."""
+
+    reason = "ACCESS_DENIED"
+    metadata_keys = ("action", "target")
+    template = "no policy allows you to {action} {target}"
 
 
 class ExhaustedError(MnemoError):

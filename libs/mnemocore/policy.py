@@ -11,7 +11,15 @@ from google.protobuf.message_factory import GetMessageClass
 
 from mnemocore.cognitive.v1 import cognition_service_pb2
 from mnemocore.common.v1 import options_pb2
-from mnemocore.events.v1 import event_service_pb2
+from mnemocore.events.v1 import (
+    access_service_pb2,
+    agent_service_pb2,
+    event_service_pb2,
+    group_service_pb2,
+    schema_service_pb2,
+    task_service_pb2,
+    webhook_service_pb2,
+)
 from mnemocore.gateway.v1 import gateway_service_pb2
 from mnemocore.index.v1 import encoder_service_pb2, hypervector_service_pb2, index_service_pb2
 from mnemocore.memory.v1 import (
@@ -42,6 +50,12 @@ SERVICE_FILES: Final[tuple[FileDescriptor, ...]] = (
     hypervector_service_pb2.DESCRIPTOR,
     encoder_service_pb2.DESCRIPTOR,
     event_service_pb2.DESCRIPTOR,
+    group_service_pb2.DESCRIPTOR,
+    schema_service_pb2.DESCRIPTOR,
+    access_service_pb2.DESCRIPTOR,
+    webhook_service_pb2.DESCRIPTOR,
+    agent_service_pb2.DESCRIPTOR,
+    task_service_pb2.DESCRIPTOR,
     cognition_service_pb2.DESCRIPTOR,
     gateway_service_pb2.DESCRIPTOR,
 )
@@ -54,12 +68,14 @@ class MethodInfo:
 
     `path` is the name on the wire, `/mnemocore.memory.v1.MemoryService/GetMemory`. Deadlines are in seconds, None where
     the proto sets none. `idempotent` says that the method may be called again safely (NO_SIDE_EFFECTS or IDEMPOTENT),
-    `has_request_id` that its request can carry one. `cost` is at least 1.
+    `has_request_id` that its request can carry one. `without_tenant` says that the services of one installation may
+    call it for no tenant: every internal method, and public ones that declare it. `cost` is at least 1.
     """
 
     path: str
     scope: str
     public: bool
+    without_tenant: bool
     destructive: bool
     cost: int
     default_deadline: float | None
@@ -107,6 +123,7 @@ def _method_info(service: ServiceDescriptor, method: MethodDescriptor) -> Method
         path=f"/{service.full_name}/{method.name}",
         scope=policy.scope,
         public=policy.visibility == options_pb2.VISIBILITY_PUBLIC,
+        without_tenant=policy.without_tenant or policy.visibility == options_pb2.VISIBILITY_INTERNAL,
         destructive=policy.destructive,
         cost=max(1, policy.cost),
         default_deadline=_seconds(policy, "default_deadline"),

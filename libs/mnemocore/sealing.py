@@ -158,6 +158,21 @@ class MasterKey:
                 key=self.id,
             ) from None
 
+    def seal(self, subject: str, plain: bytes) -> bytes:
+        """Something short that belongs to no space, encrypted; it opens for the same subject only."""
+        nonce = os.urandom(_WRAP_NONCE)
+        return nonce + self._cipher.encrypt(nonce, plain, f"sealed for {subject}".encode())
+
+    def open(self, subject: str, sealed: bytes) -> bytes:
+        """What `seal` was given. Raises KeyUnavailableError if it was sealed with another master key, or changed."""
+        try:
+            return self._cipher.decrypt(sealed[:_WRAP_NONCE], sealed[_WRAP_NONCE:], f"sealed for {subject}".encode())
+        except InvalidTag:
+            raise KeyUnavailableError(
+                f"master key {self.id!r} has other bytes than the one that sealed what belongs to {subject}",
+                key=self.id,
+            ) from None
+
 
 class MasterKeys:
     """The master keys of an installation at one time. The first encrypts, all of them open; there may be none."""

@@ -61,7 +61,8 @@ class Blocking:
         if name.startswith("_"):
             raise AttributeError(f"{type(self._wrapped).__name__!r} object has no attribute {name!r}")
         value = getattr(self._wrapped, name)
-        if not callable(value):
+        cls: Any = type(value)
+        if not callable(value) or _has_async_functions(cls):
             return self._passed_on(value)
 
         @functools.wraps(value)
@@ -69,6 +70,23 @@ class Blocking:
             return self._call(value, args, kwargs)
 
         return call
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call what is wrapped, if it can be called."""
+        wrapped: Any = self._wrapped
+        return self._call(wrapped, args, kwargs)
+
+    def __enter__(self) -> Self:
+        """Enter what is wrapped, if it is an async context manager."""
+        wrapped: Any = self._wrapped
+        self._thread.run(_result_of(type(wrapped).__aenter__, [wrapped], {}))
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        wrapped: Any = self._wrapped
+        self._thread.run(_result_of(type(wrapped).__aexit__, [wrapped, exc_type, exc_val, exc_tb], {}))
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *(name for name in dir(self._wrapped) if not name.startswith("_"))})
@@ -234,8 +252,9 @@ def _iterate(items: AsyncIterator[T], thread: LoopThread) -> Iterator[T]:
         while (item := thread.run(_next(items))) is not _END:
             yield item  # type: ignore[misc]  # it is not the sentinel
     finally:
-        if inspect.isasyncgen(items):
-            thread.run(items.aclose())
+        closing = getattr(items, "aclose", None)
+        if closing is not None:
+            thread.run(closing())
 
 
 async def _next(items: AsyncIterator[T]) -> T | object:

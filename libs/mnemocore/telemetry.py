@@ -57,6 +57,30 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric("mnemo.index.lag", "gauge", "s", "Age of the oldest known event that the index has not applied yet."),
     Metric("mnemo.index.drift", "counter", "{space}", "Spaces that differed from their source and were built anew."),
     Metric("mnemo.index.resident", "gauge", "By", "RAM that the spaces of the index take, estimated."),
+    Metric("mnemo.events.members", "up_down_counter", "{member}", "Members of consumer groups that are here now."),
+    Metric(
+        "mnemo.events.deliveries",
+        "counter",
+        "{event}",
+        "Events given to members of consumer groups, by `kind`: `first`, `again` or `replay`.",
+    ),
+    Metric(
+        "mnemo.events.outcomes",
+        "counter",
+        "{event}",
+        "What members said of events, by `outcome`: `done`, `failed`, `dead`, `extended`; `lost` did not count.",
+    ),
+    Metric("mnemo.events.dead_letters", "counter", "{event}", "Events that became dead letters, by `reason`."),
+    Metric(
+        "mnemo.events.lag", "gauge", "{position}", "How far the consumer group that is last here is behind the log."
+    ),
+    Metric(
+        "mnemo.webhook.deliveries",
+        "counter",
+        "{request}",
+        "Events sent to webhooks, by `outcome`: `delivered`, or why not.",
+    ),
+    Metric("mnemo.webhook.duration", "histogram", "s", "Time a request to a webhook took, by `outcome`."),
 )
 """Every instrument of the project."""
 

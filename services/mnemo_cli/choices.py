@@ -26,6 +26,21 @@ LINK_TYPES: Final = (
     "co_recalled",
 )
 DIRECTIONS: Final = ("outgoing", "incoming")
+FAILURE_REASONS: Final = (
+    "handler_error",
+    "unavailable",
+    "timeout",
+    "lease_expired",
+    "invalid_event",
+    "rejected",
+    "refused_by_target",
+)
+SCHEMA_FORMATS: Final = ("json", "protobuf")
+COMPATIBILITIES: Final = ("none", "backward", "forward", "full")
+EVENT_ACTIONS: Final = ("publish", "subscribe")
+AGENT_STATES: Final = ("online", "offline")
+TASK_STATES: Final = ("queued", "running", "done", "dead", "cancelled")
+ENDED_TASK_STATES: Final = ("done", "dead", "cancelled")
 
 kind = click.Choice(KINDS)
 state = click.Choice(STATES)
@@ -37,3 +52,10 @@ access = click.Choice(ACCESS)
 role = click.Choice(ROLES)
 link_type = click.Choice(LINK_TYPES)
 direction = click.Choice(DIRECTIONS)
+failure_reason = click.Choice(FAILURE_REASONS)
+schema_format = click.Choice(SCHEMA_FORMATS)
+compatibility = click.Choice(COMPATIBILITIES)
+event_action = click.Choice(EVENT_ACTIONS)
+agent_state = click.Choice(AGENT_STATES)
+task_state = click.Choice(TASK_STATES)
+ended_task_state = click.Choice(ENDED_TASK_STATES)

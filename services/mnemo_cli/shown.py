@@ -21,6 +21,11 @@ def print_json(value: object) -> None:
     click.echo(text.encode("utf-8", "replace"))
 
 
+def print_json_line(value: object) -> None:
+    """Print one JSON document in one line."""
+    click.echo(json.dumps(plain(value), ensure_ascii=False).encode("utf-8", "replace"))
+
+
 def plain(value: object) -> object:
     """`value` in the types of JSON."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -54,7 +59,7 @@ def printable(text: str) -> str:
 
 def moment(time: datetime | None) -> str:
     """`2026-01-31 12:00:05Z`, or `-` for none."""
-    return "-" if time is None else f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+    return "-" if time is None else f"{time.astimezone(UTC).replace(tzinfo=None).isoformat(' ', 'seconds')}Z"
 
 
 def shortened(text: str, length: int) -> str:

@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from mnemo_cognitive.app import CognitiveApp
 from mnemo_embedded.admin_key import read_or_make_admin_key
-from mnemo_events.app import EventsApp
+from mnemo_embedded.webhook_key import master_keys_file
+from mnemo_events.app import EventsApp, open_engine
+from mnemo_events.settings import PREFIX as EVENTS_PREFIX
+from mnemo_events.settings import EventsSettings
 from mnemo_gateway.app import GatewayApp
 from mnemo_index.app import IndexApp
 from mnemo_index.settings import PREFIX as INDEX_PREFIX
@@ -108,7 +111,7 @@ class Installation:
         database = await Database.open(postgres.url, max_size=_POOL_SIZE, application_name="mnemo")
         self._stack.push_async_callback(database.close)
 
-        await self._serve(EventsApp(database, self._clock))
+        await self._serve(await self._events(postgres.url, database))
         await self._serve(await self._index())
         reserve = DiskReserve(self.directory, self._clock, self._reserve_bytes)
         memory = MemoryApp(
@@ -123,6 +126,20 @@ class Installation:
         await self._serve(CognitiveApp(database, self._channel("memory"), self._channel("index"), self._clock))
         await self._open_gateway(database)
         await asyncio.to_thread(directory.publish_address, self.address)
+
+    async def _events(self, database_url: str, database: Database) -> EventsApp:
+        """The event-bus with the engine, the retention and the webhooks that the environment chooses."""
+        chosen = load(
+            EventsSettings,
+            EVENTS_PREFIX,
+            os.environ,
+            database_url=database_url,
+            internal_token=self._token,
+            master_keys_file=await asyncio.to_thread(master_keys_file, self.directory, os.environ),
+        )
+        engine = open_engine(chosen.log_url, database)
+        self._stack.push_async_callback(engine.stop)
+        return EventsApp.of(chosen, database, self._clock, engine)
 
     async def _index(self) -> IndexApp:
         """The index with the encoder and the language that the environment chooses."""

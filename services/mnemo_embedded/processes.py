@@ -23,6 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mnemo_embedded.admin_key import read_or_make_admin_key
 from mnemo_embedded.serve import until_signal
+from mnemo_embedded.webhook_key import master_keys_file
 from mnemocore import telemetry
 from mnemocore.errors import InvalidSettingError, PeerUnavailableError
 from mnemocore.postgres import DataDirectory, EmbeddedPostgres
@@ -131,6 +132,7 @@ class Processes:
                 environment[prefix + "DATABASE_URL"] = database_url
         environment["MNEMO_MEMORY_STORE_FOLDER"] = str(self.directory)
         environment["MNEMO_INDEX_DATA_DIR"] = str(self.directory / "index")
+        environment["MNEMO_EVENTS_MASTER_KEYS_FILE"] = master_keys_file(self.directory, os.environ)
         environment["MNEMO_GATEWAY_LISTEN"] = self.address
         environment["MNEMO_GATEWAY_ADMIN_KEY"] = read_or_make_admin_key(self.directory)
         return environment

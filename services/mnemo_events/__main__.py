@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from mnemo_events.app import EventsApp
+from mnemo_events.app import EventsApp, open_engine
 from mnemo_events.settings import PREFIX, EventsSettings
 from mnemocore.clock import SystemClock
 from mnemocore.postgres import Database
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
 
 async def assemble(settings: EventsSettings, resources: AsyncExitStack) -> EventsApp:
-    """event-bus on its database."""
+    """event-bus on its database and the engine of its log."""
     database = await Database.open(settings.database_url, max_size=settings.pool_size, application_name="mnemo-events")
     resources.push_async_callback(database.close)
-    return EventsApp(database, SystemClock(), settings.poll_seconds)
+    engine = open_engine(settings.log_url, database)
+    resources.push_async_callback(engine.stop)
+    return EventsApp.of(settings, database, SystemClock(), engine)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,12 @@ WITHOUT_REQUEST_ID = {
 STORED = {f"mnemocore.memory.v1.{name}" for name in ("Association", "Media", "Memory", "Revision", "Session")}
 """Resources in the records of an import: it checks each with the rules of what a caller may write."""
 
+FOR_SERVICES_TOO = {
+    # The relay of memory-core publishes for all tenants, and the index follows the whole log.
+    "/mnemocore.events.v1.EventService/PublishEvents",
+    "/mnemocore.events.v1.EventService/SubscribeEvents",
+}
+
 METHODS: dict[str, MethodDescriptor] = {
     f"/{service.full_name}/{method.name}": method
     for file in SERVICE_FILES
@@ -205,3 +211,8 @@ def test_mcp_tools_have_names_of_their_own() -> None:
     named = [tool for tool in tools if tool]
 
     assert len(named) == len(set(named))
+
+
+def test_public_methods_need_a_tenant_but_for_those_that_services_call_too() -> None:
+    assert {info.path for info in all_methods() if info.public and info.without_tenant} == FOR_SERVICES_TOO
+    assert all(info.without_tenant for info in all_methods() if not info.public)

@@ -167,8 +167,8 @@ async def test_internal_methods_do_not_exist_at_the_gateway(connection: Connecti
             index_service_pb2.GetIndexStatusRequest()
         )
     with pytest.raises(MethodNotFoundError):
-        await connection.stub(event_service_pb2_grpc.EventServiceStub).PublishEvents(
-            event_service_pb2.PublishEventsRequest()
+        await connection.stub(event_service_pb2_grpc.EventServiceStub).RedactEvents(
+            event_service_pb2.RedactEventsRequest()
         )
 
 

@@ -84,7 +84,6 @@ CONNECTION_CALLS: dict[str, Callable[[Any, str], Any]] = {
     "jobs": lambda mnemo, job: list(mnemo.jobs()),
     "wait_for_job": lambda mnemo, job: mnemo.wait_for_job(job, timeout=10),
     "cancel_job": lambda mnemo, job: mnemo.cancel_job(job),
-    "events": lambda mnemo, job: list(mnemo.events()),
     "close": lambda mnemo, job: mnemo.close(),
 }
 SPACE_CALLS: dict[str, Callable[[Any, str], Any]] = {
@@ -273,6 +272,15 @@ def test_a_bad_target_leaves_no_thread() -> None:
     assert threading.active_count() == before
 
 
+@pytest.fixture
+def heeding_ctrl_c() -> Iterator[None]:
+    """A shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeding_ctrl_c")
 def test_ctrl_c_ends_the_call_and_the_connection_lives(
     running: tuple[TestServer, asyncio.AbstractEventLoop],
 ) -> None:

@@ -76,13 +76,26 @@ async def serves(channel: grpc.aio.Channel) -> bool:
 async def test_a_missing_setting_is_named() -> None:
     async with process() as running:
         assert await refusal(running) == (
-            "mnemo-events: MNEMO_EVENTS_DATABASE_URL is not set: PostgreSQL URL of the log."
+            "mnemo-events: MNEMO_EVENTS_DATABASE_URL is not set: "
+            "PostgreSQL URL of the log and of everything else of the service."
         )
 
 
 async def test_a_database_that_can_lose_writes_is_refused(database_url: str) -> None:
     async with process(database_url=database_url, internal_token=TOKEN) as running:
         assert "fsync = off" in await refusal(running)
+
+
+async def test_a_log_that_is_nowhere_is_refused(folder: Path) -> None:
+    postgres = EmbeddedPostgres(folder / "postgres")
+    await postgres.start()
+    settings = {"database_url": postgres.url, "internal_token": TOKEN, "log_url": "mysql://user:password@host"}
+    async with process(**settings) as running:
+        assert await refusal(running) == (
+            "mnemo-events: MNEMO_EVENTS_LOG_URL = (hidden): "
+            "allowed is a URL that begins with one of redis://, rediss://, unix://, or nothing"
+        )
+    await postgres.stop()
 
 
 async def test_an_address_in_use_is_refused(folder: Path) -> None:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
 
 from mnemo_events.app import EventsApp
+from mnemo_events.storage.postgres_engine import PostgresEngine
 from mnemocore import calls
 from mnemocore.clock import SystemClock
+from mnemocore.events.v1 import (
+    access_service_pb2,
+    access_service_pb2_grpc,
+    event_service_pb2_grpc,
+    resources_pb2,
+)
 from mnemocore.events.v1 import event_service_pb2 as pb
-from mnemocore.events.v1 import event_service_pb2_grpc, resources_pb2
 from mnemocore.server import Host, InternalAuthenticator
 from mnemocore.testing.waiting import until
 from mnemocore.wire import to_datetime, to_timestamp
@@ -51,11 +57,21 @@ class Replica:
         await self.host.drain(5)
         await self.app.stop()
 
-    def stub(self, tenant: str = "", scopes: str = "events:read") -> Any:
+    def stub(self, tenant: str = "", scopes: str = "events:admin", principal: str = "") -> Any:
+        return event_service_pb2_grpc.EventServiceStub(self._channel(tenant, scopes, principal))
+
+    def access(self, tenant: str) -> Any:
+        return access_service_pb2_grpc.AccessServiceStub(self._channel(tenant, "events:admin", "root"))
+
+    def _channel(self, tenant: str, scopes: str, principal: str) -> grpc.aio.Channel:
         metadata = [(calls.INTERNAL_TOKEN_HEADER, TOKEN)]
         if tenant:
-            metadata += [(calls.TENANT_HEADER, tenant), (calls.SCOPES_HEADER, scopes)]
-        return event_service_pb2_grpc.EventServiceStub(self.host.channel(metadata))
+            metadata += [
+                (calls.TENANT_HEADER, tenant),
+                (calls.SCOPES_HEADER, scopes),
+                (calls.PRINCIPAL_HEADER, principal),
+            ]
+        return self.host.channel(metadata)
 
 
 @pytest.fixture
@@ -273,6 +289,7 @@ async def test_a_tenant_reads_its_own_events_only(replica: Replica) -> None:
 async def test_reading_needs_a_caller_with_the_scope(replica: Replica) -> None:
     for stub, code in (
         (replica.stub(), grpc.StatusCode.UNAUTHENTICATED),
+        (replica.stub("acme", "events:read"), grpc.StatusCode.PERMISSION_DENIED),
         (replica.stub("acme", "memory:read"), grpc.StatusCode.PERMISSION_DENIED),
     ):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -314,8 +331,126 @@ async def test_draining_sends_subscribers_away_at_once(replica: Replica) -> None
 
 
 async def test_a_subscription_leaves_no_task_behind(replica: Replica) -> None:
+    await publish(replica, event("1"))
+
+    async def subscribe() -> None:
+        async with subscribed(replica.stub(), start()) as call:
+            assert await ids(call, 1) == ["1"]
+
+    await subscribe()
     before = len(asyncio.all_tasks())
-    async with subscribed(replica.stub(), start()) as call:
-        await publish(replica, event("1"))
-        assert await ids(call, 1) == ["1"]
+    await subscribe()
     await until(lambda: len(asyncio.all_tasks()) <= before)
+
+
+def start_at(credit: int = 100, **where: Any) -> pb.SubscribeEventsRequest:
+    """A start by `start_at`."""
+    at = resources_pb2.StartAt(**where)
+    return pb.SubscribeEventsRequest(start=pb.SubscribeEventsRequest.Start(start_at=at, credit=credit))
+
+
+async def allow(replica: Replica, principal: str, *types: str, subjects: tuple[str, ...] = ()) -> None:
+    policy = resources_pb2.AccessPolicy(
+        principal=principal, types=types, subjects=subjects, actions=[resources_pb2.ACCESS_ACTION_SUBSCRIBE]
+    )
+    request = access_service_pb2.CreatePolicyRequest(policy_id=principal, policy=policy)
+    await replica.access("acme").CreatePolicy(request, timeout=SECONDS)
+
+
+async def test_a_client_follows_its_own_tenant_only(replica: Replica) -> None:
+    async with subscribed(replica.stub("acme"), start()) as ours, subscribed(replica.stub("other"), start()) as theirs:
+        await publish(replica, *(event(str(n), tenant="acme" if n % 2 else "other") for n in range(6)))
+        assert await ids(ours, 3) == ["1", "3", "5"]
+        assert await ids(theirs, 3) == ["0", "2", "4"]
+
+
+async def test_a_client_reads_what_a_policy_allows(replica: Replica) -> None:
+    await publish(replica, event("1"), event("2", type="session.created"), event("3", subject="a/b"))
+    alice = replica.stub("acme", "events:read", "alice")
+    await allow(replica, "alice", "memory.*", subjects=("a/**",))
+
+    async def both(**where: Any) -> list[list[str] | grpc.StatusCode]:
+        found: list[list[str] | grpc.StatusCode] = []
+        try:
+            request = pb.ReadEventsRequest(filter=resources_pb2.EventFilter(**where))
+            found.append([each.event.id for each in (await alice.ReadEvents(request, timeout=SECONDS)).events])
+        except grpc.aio.AioRpcError as error:
+            found.append(error.code())
+        async with subscribed(alice, start(**where)) as call:
+            try:
+                found.append(await ids(call, 1))
+            except grpc.aio.AioRpcError as error:
+                found.append(error.code())
+        return found
+
+    denied = grpc.StatusCode.PERMISSION_DENIED
+    assert await both() == [denied, denied]
+    assert await both(types=["memory.created"]) == [denied, denied]
+    assert await both(types=["session.created"], subjects=["a/b"]) == [denied, denied]
+    assert await both(types=["memory.created", "session.created"], subjects=["a/b"]) == [denied, denied]
+    assert await both(types=["memory.created"], subjects=["a/*"]) == [["3"], ["3"]]
+
+
+async def test_a_policy_that_is_withdrawn_ends_the_stream(replica: Replica) -> None:
+    await publish(replica, event("1"))
+    await allow(replica, "alice", "**")
+    async with subscribed(replica.stub("acme", "events:read", "alice"), start()) as call:
+        assert await ids(call, 1) == ["1"]
+        request = access_service_pb2.DeletePolicyRequest(name="policies/alice")
+        await replica.access("acme").DeletePolicy(request, timeout=SECONDS)
+        await publish(replica, event("2"))
+        code, details = await failure(call)
+    assert (code, details) == (grpc.StatusCode.PERMISSION_DENIED, "no policy allows you to read **")
+
+
+@pytest.mark.parametrize("tenant", ["acme", ""])
+async def test_where_a_subscription_starts(replica: Replica, tenant: str) -> None:
+    await publish(replica, event("1"))
+    async with subscribed(replica.stub(), start()) as call:
+        (first,) = (await call.read()).events
+    await publish(replica, event("2"), event("3"))
+    just_after = to_timestamp(to_datetime(first.stored_at) + timedelta(microseconds=1))
+    for request, expected in (
+        (start_at(earliest=resources_pb2.StartAt.Earliest()), ["1", "2", "3"]),
+        (start_at(after_position=2), ["3"]),
+        (start_at(time=first.stored_at), ["1", "2", "3"]),
+        (start_at(time=just_after), ["2", "3"]),
+    ):
+        async with subscribed(replica.stub(tenant), request) as call:
+            assert await ids(call, len(expected)) == expected
+    latest = start_at(latest=resources_pb2.StartAt.Latest())
+    latest.start.head_at_once = True
+    async with subscribed(replica.stub(tenant), latest) as call:
+        assert await call.read() == pb.SubscribeEventsResponse(resume_position=3, head_position=3)
+        await publish(replica, event("4"))
+        assert await ids(call, 1) == ["4"]
+    for request, field in (
+        (start_at(), "start.start_at"),
+        (start_at(after_position=6), "start.start_at.after_position"),
+        (start_at(after_position=-1), "start.start_at.after_position"),
+    ):
+        async with subscribed(replica.stub(tenant), request) as call:
+            code, details = await failure(call)
+        assert (code, details.partition(":")[0]) == (grpc.StatusCode.INVALID_ARGUMENT, field)
+
+
+async def test_a_client_that_starts_before_what_was_trimmed_is_told(replica: Replica, database: Database) -> None:
+    await publish(replica, *(event(str(n), space_uid=SPACE if n < 3 else "") for n in range(1, 7)))
+    await PostgresEngine(database).log.trim(None, 1, 100)
+    client, service = replica.stub("acme"), replica.stub()
+    for request in (start(2), start_at(after_position=4)):
+        async with subscribed(client, request) as call:
+            code, details = await failure(call)
+        assert code is grpc.StatusCode.FAILED_PRECONDITION
+        assert "begins after position 5" in details
+    for stub, request, expected in (
+        (client, start(), ["1", "2", "6"]),
+        (client, start_at(earliest=resources_pb2.StartAt.Earliest()), ["1", "2", "6"]),
+        (client, start(5), ["6"]),
+        (client, start(1, space_uid=SPACE), ["2"]),
+        (service, start(1), ["2", "6"]),
+    ):
+        async with subscribed(stub, request) as call:
+            assert await ids(call, len(expected)) == expected
+    read = await client.ReadEvents(pb.ReadEventsRequest(after_position=1), timeout=SECONDS)
+    assert [stored.event.id for stored in read.events] == ["2", "6"]

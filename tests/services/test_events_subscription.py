@@ -16,7 +16,7 @@ from mnemo_events.domain.publisher import Publisher
 from mnemo_events.domain.reader import read_page
 from mnemo_events.domain.subscription import MAX_BATCH, Subscription, Subscriptions
 from mnemo_events.storage.postgres_log import STRETCH, PostgresLog
-from mnemocore.errors import InvalidFieldError, ShuttingDownError
+from mnemocore.errors import AccessDeniedError, EventsTrimmedError, InvalidFieldError, ShuttingDownError
 from mnemocore.ids import SpaceUid, Tenant
 from mnemocore.postgres import migrate
 from mnemocore.testing.clock import ManualClock
@@ -193,6 +193,45 @@ async def test_rare_matches_are_found_over_long_stretches(bus: Bus, database: Da
         page = await soon(pages)
     assert [stored.position for stored in page.events] == [3 * STRETCH + 1]
     assert (await read_page(bus.log, 0, wanted, 10)).events == page.events
+
+
+async def test_a_reader_that_is_to_have_all_is_told_when_it_was_too_slow(bus: Bus) -> None:
+    await bus.publish(10)
+    with bus.subscriptions.open(2, Filter(), 3, gapless=True) as subscription:
+        async with aclosing(subscription.pages()) as pages:
+            assert [stored.position for stored in (await soon(pages)).events] == [3, 4, 5]
+            await bus.log.trim(None, 5, 100)
+            subscription.give_credit(2)
+            assert [stored.position for stored in (await soon(pages)).events] == [6, 7]
+            await bus.log.trim(None, 2, 100)
+            subscription.give_credit(10)
+            with pytest.raises(EventsTrimmedError, match="begins after position 8; 7 is gone"):
+                await soon(pages)
+
+
+async def test_a_reader_that_begins_with_what_is_left_misses_nothing_by_that(bus: Bus) -> None:
+    await bus.publish(10)
+    await bus.log.trim(None, 5, 100)
+    with bus.subscriptions.open(0, Filter(), 100, gapless=True) as subscription:
+        async with aclosing(subscription.pages()) as pages:
+            assert [stored.position for stored in (await soon(pages)).events] == [6, 7, 8, 9, 10]
+
+
+async def test_a_reader_that_may_not_read_any_more_gets_no_page(bus: Bus) -> None:
+    await bus.publish(1)
+    asked: list[int] = []
+
+    async def allowed() -> None:
+        asked.append(1)
+        if len(asked) > 1:
+            raise AccessDeniedError(action="read", target="**")
+
+    with bus.subscriptions.open(0, Filter(), 100, allowed=allowed) as subscription:
+        async with aclosing(subscription.pages()) as pages:
+            assert len((await soon(pages)).events) == 1
+            await bus.publish(1)
+            with pytest.raises(AccessDeniedError):
+                await soon(pages)
 
 
 async def test_a_text_no_store_can_hold_is_refused(bus: Bus) -> None:

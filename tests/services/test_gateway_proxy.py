@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from google.protobuf import timestamp_pb2
 from tests.client_server import running_server
 
+from mnemo_events.app import EventsApp
+from mnemo_gateway.api.proxy import Proxy
 from mnemo_gateway.app import GatewayApp
 from mnemocore.calls import (
     INTERNAL_TOKEN_HEADER,
@@ -17,10 +20,12 @@ from mnemocore.calls import (
     REQUEST_ID_HEADER,
     SCOPES_HEADER,
     TENANT_HEADER,
+    Identity,
 )
 from mnemocore.client import InternalCredentials, ResilientChannel, open_channel
 from mnemocore.clock import SystemClock
 from mnemocore.errors import (
+    AccessDeniedError,
     EtagMismatchError,
     InternalError,
     InvalidFieldError,
@@ -33,7 +38,10 @@ from mnemocore.errors import (
     UnauthenticatedError,
     Violation,
 )
+from mnemocore.events.v1 import event_service_pb2, event_service_pb2_grpc
+from mnemocore.events.v1 import resources_pb2 as events_pb2
 from mnemocore.gateway.v1 import gateway_service_pb2, gateway_service_pb2_grpc
+from mnemocore.ids import Tenant
 from mnemocore.memory.v1 import (
     memory_service_pb2,
     memory_service_pb2_grpc,
@@ -47,7 +55,7 @@ from mnemocore.status import from_rpc_error
 from mnemocore.testing.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 
     from tests.client_server import Desk, TestServer
 
@@ -131,8 +139,16 @@ def batch(*contents: str) -> memory_service_pb2.IngestMemoriesRequest:
 class Installation:
     """A gateway before one host that has all services."""
 
-    def __init__(self, app: GatewayApp, host: Host, behind: TestServer, channel: grpc.aio.Channel) -> None:
+    def __init__(
+        self,
+        app: GatewayApp,
+        host: Host,
+        behind: TestServer,
+        channel: grpc.aio.Channel,
+        channels: Mapping[str, grpc.aio.Channel],
+    ) -> None:
         self.app = app
+        self.channels = channels
         self.host = host
         self.behind = behind
         self.channel = channel
@@ -164,7 +180,7 @@ async def installed(
         host = app.host()
         [gateway] = await host.start(["127.0.0.1:0"])
         async with grpc.aio.insecure_channel(gateway) as channel, to_inner:
-            yield Installation(app, host, behind, channel)
+            yield Installation(app, host, behind, channel, channels)
         app.drain()
         await host.drain(1)
         await inner.drain(1)
@@ -302,9 +318,11 @@ async def test_no_public_method_is_open_to_strangers(near: Installation) -> None
 
 
 async def test_no_public_method_is_open_without_its_scope(near: Installation) -> None:
-    key = await near.client().new_key("events:write")
-    for method in PUBLIC:
-        await assert_refused(near.client(key), method, PermissionDeniedError)
+    for scope in ("events:write", "memory:read"):
+        key = await near.client().new_key(scope)
+        for method in PUBLIC:
+            if method.scope != scope:
+                await assert_refused(near.client(key), method, PermissionDeniedError)
     assert near.desk.seen == []
 
 
@@ -401,3 +419,118 @@ async def test_a_drain_ends_open_streams_and_takes_no_more(installation: Install
     await installation.host.drain(SECONDS)
     with pytest.raises(MnemoError):
         await client.capabilities()
+
+
+class Somebody:
+    """An authenticator that says the same of everybody."""
+
+    def __init__(self, identity: Identity | None) -> None:
+        self._identity = identity
+
+    async def authenticate(self, metadata: Mapping[str, str], method: MethodInfo, peer: str) -> Identity | None:
+        return self._identity
+
+
+WITHOUT_TENANT = [method for method in PUBLIC if method.without_tenant]
+
+
+@pytest.mark.parametrize("nobody", [None, Identity(Tenant(""), "ada", frozenset({"*"}))])
+async def test_nothing_is_passed_on_for_no_tenant(installation: Installation, nobody: Identity | None) -> None:
+    channels = installation.channels
+    host = Host("gateway", [], authenticator=Somebody(nobody), public_only=True, extra_handlers=[Proxy(channels.get)])
+    [address] = await host.start(["127.0.0.1:0"])
+    async with grpc.aio.insecure_channel(address) as channel:
+        for method in PUBLIC:
+            if method.path.startswith("/mnemocore.events."):
+                await assert_refused(Client(channel, "", FORGED), method, UnauthenticatedError)
+    await host.drain(1)
+    assert [method.path.rpartition("/")[2] for method in WITHOUT_TENANT] == ["PublishEvents", "SubscribeEvents"]
+    assert installation.desk.seen == []
+
+
+@pytest.fixture(params=["in process", "over sockets"])
+async def before_events(database: Database, request: pytest.FixtureRequest) -> AsyncIterator[BeforeEvents]:
+    """A gateway before a real event-bus."""
+    events = EventsApp(database, SystemClock())
+    await events.start()
+    inner = Host("events", events.services, authenticator=InternalAuthenticator(TOKEN))
+    [address] = await inner.start(["127.0.0.1:0"])
+    credentials = InternalCredentials(TOKEN)
+    to_inner = (
+        open_channel(address, credentials)
+        if request.param == "over sockets"
+        else ResilientChannel(inner.channel(), "events", credentials=credentials)
+    )
+    app = GatewayApp(database, {"mnemocore.events.v1": to_inner}, SystemClock(), ADMIN_KEY)
+    await app.start()
+    host = app.host()
+    [gateway] = await host.start(["127.0.0.1:0"])
+    async with grpc.aio.insecure_channel(gateway) as channel, to_inner:
+        yield BeforeEvents(channel, to_inner)
+    app.drain()
+    await host.drain(1)
+    events.drain()
+    await inner.drain(1)
+    await events.stop()
+
+
+class BeforeEvents:
+    """Calls to event-bus, by services of the installation and by clients of the gateway that forge headers."""
+
+    def __init__(self, channel: grpc.aio.Channel, to_inner: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self.service: Any = event_service_pb2_grpc.EventServiceStub(to_inner)
+        self.events: Any = event_service_pb2_grpc.EventServiceStub(channel)
+
+    async def publish(self, key: str, headers: Sequence[tuple[str, str]], **fields: Any) -> None:
+        request = event_service_pb2.PublishEventsRequest(events=[happened(**fields)])
+        await told(self.events.PublishEvents(request, timeout=SECONDS, metadata=authorized(key, headers)))
+
+    async def first(self, key: str, headers: Sequence[tuple[str, str]]) -> Any:
+        start = event_service_pb2.SubscribeEventsRequest.Start(credit=100, head_at_once=True)
+        call = self.events.SubscribeEvents(timeout=SECONDS, metadata=authorized(key, headers))
+        await told(call.write(event_service_pb2.SubscribeEventsRequest(start=start)))
+        found = await read(call)
+        call.cancel()
+        return found
+
+
+def happened(id: str = "1", type: str = "orders.created", **fields: Any) -> events_pb2.Event:
+    return events_pb2.Event(id=id, type=type, time=timestamp_pb2.Timestamp(seconds=1), **fields)
+
+
+def authorized(key: str, headers: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {key}"), *headers)
+
+
+@pytest.mark.parametrize("headers", [FORGED, FORGED[:1], (FORGED[0], (TENANT_HEADER, ""), (SCOPES_HEADER, "*"))])
+async def test_no_client_is_taken_for_a_service(before_events: BeforeEvents, headers: Any) -> None:
+    bus = before_events
+    ours = happened("ours", tenant="acme", source="mnemocore/memory", type="memory.created")
+    theirs = happened("theirs", tenant="globex", source="mnemocore/memory", type="memory.created")
+    request = event_service_pb2.PublishEventsRequest(events=[ours, theirs])
+    await told(bus.service.PublishEvents(request, timeout=SECONDS))
+    key = await Client(bus.channel, ADMIN_KEY).new_key("events:read", "events:write")
+    admin = await Client(bus.channel, ADMIN_KEY).new_key("events:admin")
+    with pytest.raises(AccessDeniedError):
+        await bus.publish(key, headers)
+    with pytest.raises(AccessDeniedError):
+        await bus.first(key, headers)
+    for stranger in (key, admin, ADMIN_KEY):
+        with pytest.raises(InvalidFieldError, match="is not your tenant"):
+            await bus.publish(stranger, headers, tenant="globex")
+        with pytest.raises(InvalidFieldError, match="is of the platform"):
+            await bus.publish(stranger, headers, type="memory.created")
+        with pytest.raises(InvalidFieldError, match="is of the platform"):
+            await bus.publish(stranger, headers, source="mnemocore/memory")
+    assert [stored.event.id for stored in (await bus.first(admin, headers)).events] == ["ours"]
+    assert [stored.event.id for stored in (await bus.first(ADMIN_KEY, headers)).events] == []
+    await bus.publish(admin, headers, id="mine")
+    found = (await bus.first(admin, headers)).events
+    assert [(stored.event.id, stored.event.tenant, stored.event.source) for stored in found] == [
+        ("ours", "acme", "mnemocore/memory"),
+        ("mine", "acme", "principals/ada"),
+    ]
+    for wrong in ("", TOKEN):
+        with pytest.raises(UnauthenticatedError):
+            await bus.first(wrong, headers)

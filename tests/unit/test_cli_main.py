@@ -18,7 +18,7 @@ from mnemo_cli.failure import as_failure, one_line
 from mnemo_cli.main import COMMANDS, cli
 from mnemo_cli.policies import policy_of
 from mnemo_cli.shown import plain, printable, shortened
-from mnemocore.client import MemoryKind, ScorePart, values
+from mnemocore.client import MemoryKind, ScorePart, event_values, values
 from mnemocore.errors import MnemoError, UnauthenticatedError
 
 if TYPE_CHECKING:
@@ -229,6 +229,13 @@ def test_what_is_no_span_is_refused(text: str) -> None:
         (choices.ROLES, values.GrantRole, {"owner"}),
         (choices.LINK_TYPES, values.AssociationType, set()),
         (choices.DIRECTIONS, values.Direction, set()),
+        (choices.FAILURE_REASONS, event_values.FailureReason, set()),
+        (choices.SCHEMA_FORMATS, event_values.SchemaFormat, set()),
+        (choices.COMPATIBILITIES, event_values.SchemaCompatibility, set()),
+        (choices.EVENT_ACTIONS, event_values.AccessAction, set()),
+        (choices.AGENT_STATES, event_values.AgentState, set()),
+        (choices.TASK_STATES, event_values.TaskState, set()),
+        (choices.ENDED_TASK_STATES, event_values.TaskState, {"queued", "running"}),
     ],
 )
 def test_the_choices_are_those_of_the_client(chosen: tuple[str, ...], cls: type[StrEnum], left_out: set[str]) -> None:

@@ -11,6 +11,9 @@ from mnemocore import errors, hypervector
 
 FROZEN = {
     "Connection",
+    "Event",
+    "EventInput",
+    "InvalidEvent",
     "Media",
     "Memory",
     "MemoryFilter",
@@ -18,12 +21,16 @@ FROZEN = {
     "MnemoError",
     "Provenance",
     "RecallHit",
+    "Reject",
+    "Retry",
     "Session",
     "Space",
     "SpacePolicy",
+    "Task",
     "WorkingMemory",
     "__version__",
     "connect",
+    "verify_signature",
 }
 FROZEN_HYPERVECTOR = {
     "BYTES",

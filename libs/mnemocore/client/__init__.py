@@ -1,5 +1,6 @@
 """The client library: `connect` for programs, `open_channel` for services."""
 
+from mnemocore.client.agents import Agents, Presence
 from mnemocore.client.breaker import BreakerRule, BreakerState
 from mnemocore.client.channel import ResilientChannel
 from mnemocore.client.connection import Connection, connect
@@ -11,6 +12,35 @@ from mnemocore.client.credentials import (
     as_identity,
 )
 from mnemocore.client.dial import TlsFiles, open_channel, open_shared_channel
+from mnemocore.client.event_access import Policies
+from mnemocore.client.event_schemas import Schemas
+from mnemocore.client.event_values import (
+    AccessAction,
+    AccessDecision,
+    AccessPolicy,
+    Agent,
+    AgentChanges,
+    AgentState,
+    ConsumedEvent,
+    ConsumerGroup,
+    DeadLetter,
+    Event,
+    EventInput,
+    EventPage,
+    EventSchema,
+    FailureReason,
+    Published,
+    Refusal,
+    SchemaCompatibility,
+    SchemaFormat,
+    Task,
+    TaskState,
+    Webhook,
+    WebhookDelivery,
+    WebhookState,
+)
+from mnemocore.client.events import Events, Tail
+from mnemocore.client.failures import InvalidEvent, Reject, Retry
 from mnemocore.client.hypervectors import (
     CodebookAnswer,
     CodebookMatch,
@@ -21,7 +51,9 @@ from mnemocore.client.hypervectors import (
 )
 from mnemocore.client.media import Media
 from mnemocore.client.sessions import Session
+from mnemocore.client.signatures import verify_signature
 from mnemocore.client.space import Space
+from mnemocore.client.tasks import Tasks
 from mnemocore.client.transfer import ExportPart, Imported, OnConflict
 from mnemocore.client.values import (
     UNCHANGED,
@@ -39,7 +71,6 @@ from mnemocore.client.values import (
     Duplicate,
     DuplicateGroup,
     ErasureReceipt,
-    Event,
     FoundMany,
     Grant,
     GrantRole,
@@ -81,10 +112,18 @@ from mnemocore.client.values import (
     Unchanged,
     WorkingItem,
 )
+from mnemocore.client.webhooks import Webhooks
 from mnemocore.client.working_memory import WorkingMemory
 
 __all__ = [
     "UNCHANGED",
+    "AccessAction",
+    "AccessDecision",
+    "AccessPolicy",
+    "Agent",
+    "AgentChanges",
+    "AgentState",
+    "Agents",
     "ApiKey",
     "ApiKeyCredentials",
     "Association",
@@ -100,15 +139,23 @@ __all__ = [
     "Concept",
     "Connection",
     "ConsolidationReport",
+    "ConsumedEvent",
+    "ConsumerGroup",
     "Credentials",
     "DayCount",
+    "DeadLetter",
     "DegradedPart",
     "Direction",
     "Duplicate",
     "DuplicateGroup",
     "ErasureReceipt",
     "Event",
+    "EventInput",
+    "EventPage",
+    "EventSchema",
+    "Events",
     "ExportPart",
+    "FailureReason",
     "FoundMany",
     "Grant",
     "GrantRole",
@@ -116,6 +163,7 @@ __all__ = [
     "Hypervectors",
     "Imported",
     "InternalCredentials",
+    "InvalidEvent",
     "ItemError",
     "Job",
     "JobState",
@@ -136,17 +184,26 @@ __all__ = [
     "OnConflict",
     "OnDuplicate",
     "Origin",
+    "Policies",
+    "Presence",
     "Provenance",
+    "Published",
     "Pushed",
     "RecallHit",
     "RecallHits",
     "RecallProfile",
+    "Refusal",
+    "Reject",
     "Remembered",
     "RememberedMany",
     "ResilientChannel",
     "RetentionPolicy",
     "RetentionState",
+    "Retry",
     "Revision",
+    "SchemaCompatibility",
+    "SchemaFormat",
+    "Schemas",
     "ScorePart",
     "Session",
     "SessionInfo",
@@ -157,13 +214,22 @@ __all__ = [
     "SpacePolicy",
     "SpaceStats",
     "Symbol",
+    "Tail",
+    "Task",
+    "TaskState",
+    "Tasks",
     "Tier",
     "TlsFiles",
     "Unchanged",
+    "Webhook",
+    "WebhookDelivery",
+    "WebhookState",
+    "Webhooks",
     "WorkingItem",
     "WorkingMemory",
     "as_identity",
     "connect",
     "open_channel",
     "open_shared_channel",
+    "verify_signature",
 ]

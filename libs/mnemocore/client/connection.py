@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from mnemocore.client import convert, values
 from mnemocore.client.administration import policy_to_wire, receipt_from_wire, space_from_wire
+from mnemocore.client.agents import Agents
 from mnemocore.client.channel import ResilientChannel
 from mnemocore.client.credentials import ApiKeyCredentials, Credentials, NoCredentials
 from mnemocore.client.dial import TlsFiles, open_channel
 from mnemocore.client.encoders import Encoders
+from mnemocore.client.events import Events
 from mnemocore.client.hypervectors import Hypervectors
 from mnemocore.client.services import Services
 from mnemocore.client.sharing import grant_from_wire
 from mnemocore.client.space import Space
+from mnemocore.client.tasks import Tasks
+from mnemocore.client.webhooks import Webhooks
 from mnemocore.clock import Clock, SystemClock
 from mnemocore.cognitive.v1 import cognition_service_pb2
 from mnemocore.errors import DeadlineExceededError, PreconditionError
-from mnemocore.events.v1 import event_service_pb2, resources_pb2
 from mnemocore.gateway.v1 import gateway_service_pb2
 from mnemocore.memory.v1 import grant_service_pb2, space_service_pb2
 
@@ -129,6 +132,26 @@ class Connection:
     def encoders(self) -> Encoders:
         """The models behind the vectors, for operators."""
         return Encoders(self._open_services)
+
+    @property
+    def events(self) -> Events:
+        """The log of events, consumer groups, schemas and access policies. Called, it reads the log."""
+        return Events(self._open_services)
+
+    @property
+    def webhooks(self) -> Webhooks:
+        """HTTP endpoints that are sent events."""
+        return Webhooks(self._open_services)
+
+    @property
+    def agents(self) -> Agents:
+        """Which agents are there, and being one."""
+        return Agents(self._open_services)
+
+    @property
+    def tasks(self) -> Tasks:
+        """Work for agents, and doing it."""
+        return Tasks(self._open_services)
 
     @property
     def hypervectors(self) -> Hypervectors:
@@ -260,26 +283,6 @@ class Connection:
             await self._clock.sleep(pause)
             pause = min(LONGEST_POLL, pause * 2)
         return job
-
-    async def events(
-        self, *, after: int = 0, types: Sequence[str] = (), space_uid: str = "", page_size: int = 0
-    ) -> AsyncIterator[values.Event]:
-        """The events of the log after position `after`, oldest first, up to the newest one. Reads page by page.
-
-        In `types`, `*` stands for one segment and `**` at the end for the rest. To go on later, pass the position of
-        the last event as `after`.
-        """
-        services = self._open_services
-        chosen = resources_pb2.EventFilter(types=types, space_uid=space_uid)
-        position = after
-        while True:
-            request = event_service_pb2.ReadEventsRequest(after_position=position, filter=chosen, page_size=page_size)
-            page = await services.call(services.events.ReadEvents, request)
-            for event in page.events:
-                yield convert.event_from_wire(event)
-            if page.resume_position <= position or page.resume_position >= page.head_position:
-                return
-            position = page.resume_position
 
     @property
     def _open_services(self) -> Services:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from mnemocore.client import values
+from mnemocore.client import event_values, values
 from mnemocore.client.media import Media, media_from_wire
 from mnemocore.cognitive.v1 import resources_pb2 as cognitive_pb2
 from mnemocore.common.v1 import resources_pb2 as common_pb2
 from mnemocore.errors import InvalidFieldError, Violation
+from mnemocore.events.v1 import resources_pb2 as events_pb2
 from mnemocore.memory.v1 import association_service_pb2, memory_service_pb2
 from mnemocore.memory.v1 import resources_pb2 as memory_pb2
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from google.protobuf.struct_pb2 import Struct, Value
     from google.protobuf.timestamp_pb2 import Timestamp
 
-    from mnemocore.events.v1 import resources_pb2 as events_pb2
     from mnemocore.gateway.v1 import gateway_service_pb2
 
 E = TypeVar("E", bound=StrEnum)
@@ -56,6 +56,13 @@ WIRE_ENUMS: Final[dict[type[StrEnum], Any]] = {
     values.Direction: association_service_pb2.Direction,
     values.DegradedPart: common_pb2.DegradedPart,
     values.JobState: cognitive_pb2.JobState,
+    event_values.FailureReason: events_pb2.FailureReason,
+    event_values.SchemaFormat: events_pb2.SchemaFormat,
+    event_values.SchemaCompatibility: events_pb2.SchemaCompatibility,
+    event_values.AccessAction: events_pb2.AccessAction,
+    event_values.WebhookState: events_pb2.WebhookState,
+    event_values.AgentState: events_pb2.AgentState,
+    event_values.TaskState: events_pb2.TaskState,
 }
 """Each enumeration and its counterpart on the wire."""
 
@@ -450,25 +457,6 @@ def capabilities_from_wire(message: gateway_service_pb2.GetCapabilitiesResponse)
         scopes=tuple(message.scopes),
         services={item.service: item.ready for item in message.services},
         methods=tuple(message.methods),
-    )
-
-
-def event_from_wire(message: events_pb2.StoredEvent) -> values.Event:
-    """An event and its place in the log."""
-    event = message.event
-    return values.Event(
-        position=message.position,
-        id=event.id,
-        source=event.source,
-        type=event.type,
-        subject=event.subject,
-        time=time_from_wire(event, "time"),
-        datacontenttype=event.datacontenttype,
-        dataschema=event.dataschema,
-        data=event.data,
-        space_uid=event.space_uid,
-        revision=event.revision,
-        stored_at=time_from_wire(message, "stored_at"),
     )
 
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import grpc
 
 from mnemocore.client.freshness import Freshness
 from mnemocore.cognitive.v1.cognition_service_pb2_grpc import CognitionServiceStub
 from mnemocore.errors import SpaceExistsError, SpaceNotFoundError
+from mnemocore.events.v1.access_service_pb2_grpc import AccessServiceStub
+from mnemocore.events.v1.agent_service_pb2_grpc import AgentServiceStub
 from mnemocore.events.v1.event_service_pb2_grpc import EventServiceStub
+from mnemocore.events.v1.group_service_pb2_grpc import GroupServiceStub
+from mnemocore.events.v1.schema_service_pb2_grpc import SchemaServiceStub
+from mnemocore.events.v1.task_service_pb2_grpc import TaskServiceStub
+from mnemocore.events.v1.webhook_service_pb2_grpc import WebhookServiceStub
 from mnemocore.gateway.v1.gateway_service_pb2_grpc import GatewayServiceStub
 from mnemocore.ids import new_uuid
 from mnemocore.index.v1.encoder_service_pb2_grpc import EncoderServiceStub
@@ -71,9 +80,16 @@ class Services:
         self.hypervectors = HypervectorServiceStub(channel)
         self.cognition = CognitionServiceStub(channel)
         self.events = EventServiceStub(channel)
+        self.groups = GroupServiceStub(channel)
+        self.schemas = SchemaServiceStub(channel)
+        self.access = AccessServiceStub(channel)
+        self.webhooks = WebhookServiceStub(channel)
+        self.agents = AgentServiceStub(channel)
+        self.tasks = TaskServiceStub(channel)
         self.gateway = GatewayServiceStub(channel)
         self.clock = clock
         self.timeout = timeout
+        self._channel = channel
         self._freshness: dict[str, Freshness] = {}
 
     def freshness(self, space_id: str) -> Freshness:
@@ -87,6 +103,16 @@ class Services:
     async def call(self, method: UnaryMethod[Req, Res], request: Req) -> Res:
         """The response to `request`."""
         return await method(request, timeout=self.timeout)
+
+    async def connected(self, seconds: float) -> None:
+        """Return when the server can be spoken to, after `seconds` at the latest.
+
+        Who opens a stream again and again waits here in between: attempts that find nobody would open the breaker, and
+        a server that is back after 3 seconds would be left alone for 30.
+        """
+        with contextlib.suppress(TimeoutError, grpc.aio.UsageError):  # of a closed channel: the next call tells
+            async with asyncio.timeout(seconds):
+                await self._channel.channel_ready()
 
     async def call_in(self, space_id: str, method: UnaryMethod[Req, Res], request: Req) -> Res:
         """The response to `request`, which is about a space; the space is made if it does not exist."""

@@ -714,21 +714,3 @@ class NewApiKey:
 
     api_key: ApiKey
     secret: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """An event of the log, with the attributes of CloudEvents; `position` is its place."""
-
-    position: int
-    id: str
-    source: str
-    type: str
-    subject: str
-    time: datetime | None
-    datacontenttype: str
-    dataschema: str
-    data: bytes
-    space_uid: str
-    revision: int
-    stored_at: datetime | None

@@ -34,7 +34,7 @@ class InternalAuthenticator:
         self._token = token.encode()
 
     async def authenticate(self, metadata: Mapping[str, str], method: MethodInfo, peer: str) -> Identity | None:
-        """The identity in the internal headers. INTERNAL methods may be called for no tenant."""
+        """The identity in the internal headers. Some methods may be called for no tenant."""
         given = metadata.get(calls.INTERNAL_TOKEN_HEADER, "").encode()
         if not hmac.compare_digest(given, self._token):
             raise UnauthenticatedError(f"the header {calls.INTERNAL_TOKEN_HEADER} is missing or wrong")
@@ -52,7 +52,8 @@ class InternalAuthenticator:
 class IdentityStage:
     """Authenticates the caller, checks the method's scope, sets `calls.identity`.
 
-    With `public_only` INTERNAL methods are answered as if they did not exist.
+    With `public_only` INTERNAL methods are answered as if they did not exist, and nobody calls for no tenant: what is
+    passed on without one would be believed to come from the installation itself.
     """
 
     name = "identity"
@@ -67,15 +68,11 @@ class IdentityStage:
         if info is None or (self._public_only and not info.public):
             raise MethodNotFoundError(method=call.path)
         identity = await self._authenticator.authenticate(call.metadata, info, call.context.peer())
-        if info.public:
-            _check_scope(identity, info.scope)
+        tenantless = identity is None and info.without_tenant and not self._public_only
+        if not (tenantless or (identity and identity.tenant)):
+            raise UnauthenticatedError(f"the call names no tenant; the header {calls.TENANT_HEADER} is required")
+        if identity is not None and info.public and not identity.allows(info.scope):
+            raise PermissionDeniedError(scope=info.scope)
         call.identity = identity
         calls.identity.set(identity)
         return await proceed(call)
-
-
-def _check_scope(identity: Identity | None, scope: str) -> None:
-    if identity is None:
-        raise UnauthenticatedError(f"the call names no tenant; the header {calls.TENANT_HEADER} is required")
-    if not identity.allows(scope):
-        raise PermissionDeniedError(scope=scope)

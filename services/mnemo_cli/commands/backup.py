@@ -85,8 +85,9 @@ def _data_dir_option(text: str, default: Path | None) -> Callable[[Callable[...,
 def backup() -> None:
     """Backups: everything that is remembered, in one file.
 
-    The keys that are not in the database are not in a backup: the master keys of encrypted spaces, without which those
-    stay sealed, and the admin key of a data directory, which a new directory makes for itself.
+    The keys that are not in the database are not in a backup: the master keys of encrypted spaces and of the secrets of
+    webhooks, without which those stay sealed, and the admin key of a data directory, which a new directory makes for
+    itself.
     """
 
 

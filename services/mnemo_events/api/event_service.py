@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mnemo_events.api import wire
-from mnemo_events.domain.eraser import erase_space
+from mnemo_events.domain.access import Action
 from mnemo_events.domain.reader import read_page
+from mnemo_events.domain.start import AfterPosition, position_of
+from mnemo_events.wire.events import from_stored, to_event, to_filter
+from mnemo_events.wire.groups import to_start
 from mnemocore import calls
 from mnemocore.errors import InvalidFieldError, MnemoError, Violation
 from mnemocore.events.v1 import event_service_pb2, event_service_pb2_grpc
@@ -16,13 +19,19 @@ from mnemocore.ids import SpaceUid, Tenant
 from mnemocore.paging import page_size
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from grpc.aio import ServicerContext
 
+    from mnemo_events.domain.access import Access
+    from mnemo_events.domain.eraser import Eraser
+    from mnemo_events.domain.event import Page
+    from mnemo_events.domain.filter import Filter
     from mnemo_events.domain.ports import EventLog
-    from mnemo_events.domain.publisher import Publisher
+    from mnemo_events.domain.publication import Publication
     from mnemo_events.domain.subscription import Subscription, Subscriptions
+    from mnemocore.calls import Identity
+    from mnemocore.events.v1 import resources_pb2
 
     Context = ServicerContext[Any, Any]
 
@@ -30,30 +39,35 @@ if TYPE_CHECKING:
 class EventServicer(event_service_pb2_grpc.EventServiceServicer):
     """Converts requests, calls the domain, converts back."""
 
-    def __init__(self, log: EventLog, publisher: Publisher, subscriptions: Subscriptions) -> None:
+    def __init__(
+        self, log: EventLog, publication: Publication, subscriptions: Subscriptions, eraser: Eraser, access: Access
+    ) -> None:
         self._log = log
-        self._publisher = publisher
+        self._publication = publication
         self._subscriptions = subscriptions
+        self._eraser = eraser
+        self._access = access
 
     async def PublishEvents(
         self, request: event_service_pb2.PublishEventsRequest, context: Context
     ) -> event_service_pb2.PublishEventsResponse:
         """Append a batch."""
-        positions = await self._publisher.publish([wire.to_event(event) for event in request.events])
+        events = [to_event(event) for event in request.events]
+        positions = await self._publication.publish(calls.identity.get(), events)
         return event_service_pb2.PublishEventsResponse(positions=positions)
 
     async def RedactEvents(
         self, request: event_service_pb2.RedactEventsRequest, context: Context
     ) -> event_service_pb2.RedactEventsResponse:
         """Take payloads out."""
-        redacted = await self._log.redact([(key.tenant, key.source, key.id) for key in request.keys])
+        redacted = await self._eraser.redact([(key.tenant, key.source, key.id) for key in request.keys])
         return event_service_pb2.RedactEventsResponse(redacted=redacted)
 
     async def EraseSpaceEvents(
         self, request: event_service_pb2.EraseSpaceEventsRequest, context: Context
     ) -> event_service_pb2.EraseSpaceEventsResponse:
         """Remove the events of a space."""
-        removed = await erase_space(self._log, Tenant(request.tenant), SpaceUid(request.space_uid), request.keep_id)
+        removed = await self._eraser.erase_space(Tenant(request.tenant), SpaceUid(request.space_uid), request.keep_id)
         return event_service_pb2.EraseSpaceEventsResponse(removed=removed)
 
     async def SubscribeEvents(
@@ -61,21 +75,27 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
         request_iterator: AsyncIterator[event_service_pb2.SubscribeEventsRequest],
         context: Context,
     ) -> AsyncIterator[event_service_pb2.SubscribeEventsResponse]:
-        """Stream the log."""
+        """Stream the log: to services all of it, to clients what they may read of their tenant's."""
         start = await _start_of(request_iterator)
-        where = wire.to_filter(start.filter)
+        identity = calls.identity.get()
+        where = _filter(start.filter, "start.filter", identity)
+        allowed = self._check(identity, where, "SubscribeEvents")
+        if allowed is not None:
+            await allowed()
+        gapless = identity is not None and not where.space_uid
         with self._subscriptions.open(
-            start.after_position, where, start.credit, head_at_once=start.head_at_once
+            await self._position(start, whole=gapless),
+            where,
+            start.credit,
+            head_at_once=start.head_at_once,
+            allowed=allowed,
+            gapless=gapless,
         ) as subscription:
             credit = asyncio.create_task(_take_credit(request_iterator, subscription))
             try:
                 async with aclosing(subscription.pages()) as pages:
                     async for page in pages:
-                        yield event_service_pb2.SubscribeEventsResponse(
-                            events=[wire.from_stored(stored) for stored in page.events],
-                            resume_position=page.resume,
-                            head_position=page.head,
-                        )
+                        yield event_service_pb2.SubscribeEventsResponse(**_fields(page))
             finally:
                 credit.cancel()
 
@@ -83,13 +103,36 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
         self, request: event_service_pb2.ReadEventsRequest, context: Context
     ) -> event_service_pb2.ReadEventsResponse:
         """Read a page of the caller's tenant."""
-        where = wire.to_filter(request.filter, calls.caller().tenant)
+        where = _filter(request.filter, "filter", calls.caller())
+        await self._access.check(calls.caller(), Action.SUBSCRIBE, where.types, where.subjects, "ReadEvents")
         page = await read_page(self._log, request.after_position, where, page_size(request.page_size))
-        return event_service_pb2.ReadEventsResponse(
-            events=[wire.from_stored(stored) for stored in page.events],
-            resume_position=page.resume,
-            head_position=page.head,
-        )
+        return event_service_pb2.ReadEventsResponse(**_fields(page))
+
+    def _check(self, identity: Identity | None, where: Filter, method: str) -> Callable[[], Awaitable[None]] | None:
+        """What asks whether a client may still read these events; services may."""
+        if identity is None:
+            return None
+        return partial(self._access.check, identity, Action.SUBSCRIBE, where.types, where.subjects, method)
+
+    async def _position(self, start: event_service_pb2.SubscribeEventsRequest.Start, *, whole: bool) -> int:
+        if start.HasField("start_at"):
+            field, begin = "start.start_at", to_start(start.start_at, "start.start_at")
+        else:
+            field, begin = "start", AfterPosition(start.after_position)
+        return await position_of(self._log, begin, f"{field}.after_position", whole=whole)
+
+
+def _filter(message: resources_pb2.EventFilter, field: str, identity: Identity | None) -> Filter:
+    """The filter of a request, for the caller's tenant; for every tenant in a call of none."""
+    return to_filter(message, identity.tenant if identity else None, field)
+
+
+def _fields(page: Page) -> dict[str, Any]:
+    return {
+        "events": [from_stored(stored) for stored in page.events],
+        "resume_position": page.resume,
+        "head_position": page.head,
+    }
 
 
 async def _start_of(

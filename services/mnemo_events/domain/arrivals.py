@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Iterator
+
+
+class Waiter(Protocol):
+    """Whoever is told, such as an asyncio.Event."""
+
+    def set(self) -> None:
+        """The log may have grown; never waits."""
+        ...
 
 
 class Arrivals:
@@ -15,10 +22,10 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._head = 0
-        self._waiters: set[asyncio.Event] = set()
+        self._waiters: set[Waiter] = set()
 
     @contextmanager
-    def watch(self, waiter: asyncio.Event) -> Iterator[None]:
+    def watch(self, waiter: Waiter) -> Iterator[None]:
         """Set `waiter` at every arrival inside the block."""
         self._waiters.add(waiter)
         try:

@@ -20,7 +20,8 @@ class Event:
     """What happened, with the attributes of CloudEvents 1.0 and the ones of this platform.
 
     (tenant, source, id) names an event for ever. `space_uid` is empty for an event of no space, `revision` 0 where
-    there is none, `time` is timezone-aware.
+    there is none, `time` is timezone-aware. `correlation_id` names all that belongs to one piece of work,
+    `causation_id` is the id of the event that led to this one.
     """
 
     id: str
@@ -35,6 +36,13 @@ class Event:
     space_uid: SpaceUid
     revision: int
     traceparent: str
+    correlation_id: str = ""
+    causation_id: str = ""
+
+    @property
+    def ordering_key(self) -> str:
+        """Events of one key are done in their order: their space, else their subject; "" for those without order."""
+        return self.space_uid or self.subject
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from mnemo_events.domain.texts import NUL, NUL_REFUSED
 from mnemocore.errors import InvalidFieldError, Violation
 
 if TYPE_CHECKING:
@@ -14,7 +15,18 @@ if TYPE_CHECKING:
     from mnemo_events.domain.ports import EventLog
     from mnemocore.clock import Clock
 
-_TEXTS: Final = ("id", "source", "type", "subject", "datacontenttype", "dataschema", "tenant", "traceparent")
+_TEXTS: Final = (
+    "id",
+    "source",
+    "type",
+    "subject",
+    "datacontenttype",
+    "dataschema",
+    "tenant",
+    "traceparent",
+    "correlation_id",
+    "causation_id",
+)
 
 
 class Publisher:
@@ -40,5 +52,5 @@ class Publisher:
 def _broken(events: Sequence[Event]) -> Iterator[Violation]:
     for index, event in enumerate(events):
         for field in _TEXTS:
-            if "\x00" in getattr(event, field):
-                yield Violation(f"events[{index}].{field}", "contains the character U+0000, which no text may contain")
+            if NUL in getattr(event, field):
+                yield Violation(f"events[{index}].{field}", NUL_REFUSED)

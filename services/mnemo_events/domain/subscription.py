@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from mnemo_events.domain.event import Page
-from mnemocore.errors import InvalidFieldError, ShuttingDownError, Violation
+from mnemo_events.domain.news import wait
+from mnemo_events.domain.tail import Tail
+from mnemocore.errors import EventsTrimmedError, InvalidFieldError, ShuttingDownError, Violation
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 
     from mnemo_events.domain.arrivals import Arrivals
     from mnemo_events.domain.filter import Filter
@@ -26,21 +28,45 @@ MAX_CREDIT: Final = 1_000_000
 
 
 class Subscription:
-    """One reader of the log. It holds one page at a time, whatever the reader's credit."""
+    """One reader of the log. It holds one page at a time, whatever the reader's credit.
+
+    `allowed` is asked before every page; what it raises ends the pages. Events that are trimmed before the reader had
+    them end the pages of one who is to have them all (`gapless`).
+    """
 
     def __init__(
-        self, log: EventLog, clock: Clock, after: int, where: Filter, credit: int, *, head_at_once: bool = False
+        self,
+        log: EventLog,
+        tail: Tail,
+        clock: Clock,
+        after: int,
+        where: Filter,
+        credit: int,
+        *,
+        head_at_once: bool = False,
+        allowed: Callable[[], Awaitable[None]] | None = None,
+        gapless: bool = False,
     ) -> None:
         self.changed = asyncio.Event()
         """Set when there may be something to send."""
         self._log = log
+        self._tail = tail
         self._clock = clock
         self._after = after
         self._where = where
+        self._wanted = where.matcher()
         self._credit = credit
         self._credit_ended = False
         self._head_at_once = head_at_once
+        self._allowed = allowed
+        self._gapless = gapless
+        self._trimmed = 0
         self._error: MnemoError | None = None
+
+    def set(self) -> None:
+        """The log may have grown."""
+        self._tail.grew()
+        self.changed.set()
 
     def give_credit(self, events: int) -> None:
         """The reader takes so many more events."""
@@ -60,22 +86,26 @@ class Subscription:
     async def pages(self) -> AsyncGenerator[Page]:
         """Pages of at least one event, and an empty one whenever there was none to send for 15 s, or at once if asked.
 
-        Raises InvalidFieldError if the position lies beyond the head, and the error given to `fail`.
+        Raises InvalidFieldError if the position lies beyond the head, EventsTrimmedError, what `allowed` raises, and
+        the error given to `fail`.
         """
         await self._check_position()
+        self._trimmed = await self._log.trimmed() if self._gapless else 0
         sent_at = self._clock.monotonic() - (HEARTBEAT_SECONDS if self._head_at_once else 0.0)
         while not (self._credit_ended and self._credit == 0):
             self.changed.clear()
             page = await self._next_page()
             if self._error is not None:
                 raise self._error
+            if self._allowed is not None:
+                await self._allowed()
             idle_for = self._clock.monotonic() - sent_at
             if page.events or idle_for >= HEARTBEAT_SECONDS:
                 self._credit -= len(page.events)
                 yield page
                 sent_at = self._clock.monotonic()
             elif page.resume >= page.head or self._credit == 0:
-                await self._wait(HEARTBEAT_SECONDS - idle_for)
+                await wait(self.changed, HEARTBEAT_SECONDS - idle_for, self._clock)
 
     async def _check_position(self) -> None:
         head = await self._log.head()
@@ -86,19 +116,24 @@ class Subscription:
     async def _next_page(self) -> Page:
         if self._credit == 0:
             return Page((), self._after, await self._log.head())
-        page = await self._log.read(self._after, self._where, min(self._credit, MAX_BATCH))
+        limit = min(self._credit, MAX_BATCH)
+        page = await self._tail.read(self._after, self._wanted, limit) or await self._read(limit)
         self._after = page.resume
         return page
 
-    async def _wait(self, seconds: float) -> None:
-        """Return when something changed, or after `seconds`."""
-        change = asyncio.create_task(self.changed.wait())
-        timer = asyncio.create_task(self._clock.sleep(seconds))
-        try:
-            await asyncio.wait((change, timer), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            change.cancel()
-            timer.cancel()
+    async def _read(self, limit: int) -> Page:
+        """What the tail of the log has not."""
+        page = await self._log.read(self._after, self._where, limit)
+        if self._gapless and page.resume > self._after:
+            await self._check_trimmed()
+        self._tail.begin(page)
+        return page
+
+    async def _check_trimmed(self) -> None:
+        """Whether something was missed by the page just read. What was gone at the start already is not missed."""
+        trimmed = await self._log.trimmed()
+        if trimmed > max(self._after, self._trimmed):
+            raise EventsTrimmedError(position=str(self._after), earliest=str(trimmed))
 
 
 class Subscriptions:
@@ -106,26 +141,51 @@ class Subscriptions:
 
     def __init__(self, log: EventLog, arrivals: Arrivals, clock: Clock) -> None:
         self._log = log
+        self._tail = Tail(log, clock)
         self._arrivals = arrivals
         self._clock = clock
         self._open: set[Subscription] = set()
         self._draining = False
 
     @contextmanager
-    def open(self, after: int, where: Filter, credit: int, *, head_at_once: bool = False) -> Iterator[Subscription]:
+    def open(
+        self,
+        after: int,
+        where: Filter,
+        credit: int,
+        *,
+        head_at_once: bool = False,
+        allowed: Callable[[], Awaitable[None]] | None = None,
+        gapless: bool = False,
+    ) -> Iterator[Subscription]:
         """A subscription that learns of arrivals inside the block. Raises ShuttingDownError while draining.
 
         With `head_at_once` the first page does not wait for an event.
         """
         if self._draining:
             raise ShuttingDownError
-        subscription = Subscription(self._log, self._clock, after, where, credit, head_at_once=head_at_once)
+        subscription = Subscription(
+            self._log,
+            self._tail,
+            self._clock,
+            after,
+            where,
+            credit,
+            head_at_once=head_at_once,
+            allowed=allowed,
+            gapless=gapless,
+        )
         self._open.add(subscription)
         try:
-            with self._arrivals.watch(subscription.changed):
+            self._tail.grew()
+            with self._arrivals.watch(subscription):
                 yield subscription
         finally:
             self._open.discard(subscription)
+
+    def erased(self) -> None:
+        """Events were erased in the log: none that was read before is given to anybody."""
+        self._tail.forget()
 
     def drain(self) -> None:
         """End all subscriptions with ShuttingDownError, so that readers go to another replica, and take no more."""

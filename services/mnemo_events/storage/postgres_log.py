@@ -1,8 +1,8 @@
 """The event log on PostgreSQL.
 
 Every append locks the one row of `events.head` until its commit. So appends happen one after the other, positions
-follow the order of commit without gaps, and a snapshot that shows a head shows every event up to it. The events of a
-space that was erased leave empty positions.
+follow the order of commit without gaps, times never go back, and a snapshot that shows a head shows every event up to
+it. The events of a space that was erased, and those that were trimmed, leave empty positions.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ WHERE type = '{SPACE_ERASED}' AND space_uid = ANY($1::uuid[])
 _INSERT: Final = """
 INSERT INTO events.log (
     position, tenant, source, id, type, subject, occurred_at, datacontenttype, dataschema, data, space_uid, revision,
-    traceparent, stored_at)
+    traceparent, correlation_id, causation_id, stored_at)
 SELECT position, tenant, source, id, type, subject, occurred_at, datacontenttype, dataschema, data, space_uid, revision,
-    traceparent, $1
+    traceparent, correlation_id, causation_id, $1
 FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::timestamptz[], $9::text[],
-    $10::text[], $11::bytea[], $12::uuid[], $13::bigint[], $14::text[])
+    $10::text[], $11::bytea[], $12::uuid[], $13::bigint[], $14::text[], $15::text[], $16::text[])
     AS t(position, tenant, source, id, type, subject, occurred_at, datacontenttype, dataschema, data, space_uid,
-        revision, traceparent)
+        revision, traceparent, correlation_id, causation_id)
 """
 _REDACT: Final = """
 UPDATE events.log SET data = '' WHERE data <> ''
@@ -57,15 +57,47 @@ DELETE FROM events.log WHERE position IN (
     SELECT position FROM events.log WHERE space_uid = $1 AND tenant = $2 AND id <> $3 ORDER BY position LIMIT $4)
 """
 _MOVE_HEAD: Final = f"""
-WITH moved AS (UPDATE events.head SET position = $1 RETURNING position)
+WITH moved AS (
+    UPDATE events.head SET position = $1, stored_at = $2, of_no_space = of_no_space + $3 RETURNING position)
 SELECT pg_notify('{CHANNEL}', position::text) FROM moved
 """
+_TRIM: Final = """
+WITH oldest AS MATERIALIZED (
+    SELECT position, row_number() OVER (ORDER BY position) AS number FROM events.log
+    WHERE space_uid IS NULL AND position > $4 ORDER BY position LIMIT $3
+), gone AS (
+    DELETE FROM events.log USING oldest
+    WHERE log.position = oldest.position AND (stored_at < $1 OR number <= $2)
+    RETURNING log.position)
+SELECT count(*) AS events, max(position) AS newest FROM gone
+"""
+_MOVE_TRIMMED: Final = """
+UPDATE events.head SET of_no_space = of_no_space - $1, trimmed = greatest(trimmed, $2)
+"""
+# Bisects: up to `low` everything was stored before the time, and after `high` nothing was.
+_POSITION_BEFORE: Final = """
+WITH RECURSIVE bisection AS (
+    SELECT 0::bigint AS low, position AS high FROM events.head
+    UNION ALL
+    SELECT CASE WHEN is_before THEN middle ELSE low END, CASE WHEN is_before THEN high ELSE middle - 1 END
+    FROM bisection
+    CROSS JOIN LATERAL (SELECT low + (high - low + 1) / 2 AS middle) AS split
+    CROSS JOIN LATERAL (SELECT coalesce((
+        SELECT stored_at < $1 FROM events.log WHERE position <= middle ORDER BY position DESC LIMIT 1
+    ), true) AS is_before) AS newest
+    WHERE low < high
+)
+SELECT low FROM bisection WHERE low = high
+"""
+_EVENT: Final = """
+position, tenant, source, id, type, subject, occurred_at, datacontenttype, dataschema, data,
+coalesce(space_uid::text, '') AS space_uid, revision, traceparent, correlation_id, causation_id, stored_at
+"""
+_GET: Final = f"SELECT {_EVENT} FROM events.log WHERE position = ANY($1::bigint[]) ORDER BY position"
 _READ: Final = f"""
 SELECT head.position AS head, page.* FROM events.head LEFT JOIN LATERAL (
     SELECT * FROM (
-        SELECT position, tenant, source, id, type, subject, occurred_at, datacontenttype, dataschema, data,
-            coalesce(space_uid::text, '') AS space_uid, revision, traceparent, stored_at,
-            sum(octet_length(data)) OVER (ORDER BY position) - octet_length(data) AS bytes_before
+        SELECT {_EVENT}, sum(octet_length(data)) OVER (ORDER BY position) - octet_length(data) AS bytes_before
         FROM events.log WHERE position > $1 AND position <= $1 + {STRETCH} {{conditions}}
         ORDER BY position LIMIT $2
     ) AS matches WHERE bytes_before < {MAX_BYTES}
@@ -82,7 +114,7 @@ class PostgresLog:
     async def append(self, events: Sequence[Event], stored_at: datetime) -> list[int]:
         """Append a batch in one transaction."""
         async with self._database.transaction() as connection:
-            head: int = await connection.fetchval("SELECT position FROM events.head FOR UPDATE")
+            head, newest = await connection.fetchrow("SELECT position, stored_at FROM events.head FOR UPDATE")
             places = await _known_places(connection, events)
             ends = await _ends(connection, events)
             fresh: dict[int, Event] = {}
@@ -97,8 +129,10 @@ class PostgresLog:
                 if event.type == SPACE_ERASED:
                     ends[event.space_uid] = position
             if fresh:
-                await connection.execute(_INSERT, stored_at, list(fresh), *_columns(list(fresh.values())))
-                await connection.execute(_MOVE_HEAD, head + len(fresh))
+                time, new = max(stored_at, newest), list(fresh.values())
+                await connection.execute(_INSERT, time, list(fresh), *_columns(new))
+                of_no_space = sum(not event.space_uid for event in new)
+                await connection.execute(_MOVE_HEAD, head + len(new), time, of_no_space)
         return [places[event.key] for event in events]
 
     async def redact(self, keys: Sequence[tuple[str, str, str]]) -> int:
@@ -110,6 +144,29 @@ class PostgresLog:
         """Delete rows in one statement."""
         tag = await self._database.execute(_REMOVE, UUID(space_uid), tenant, keep_id, limit)
         return int(tag.rpartition(" ")[2])
+
+    async def trim(self, stored_before: datetime | None, keep: int | None, limit: int) -> int:
+        """Delete rows, one trimmer at a time; appends wait only for the end of it."""
+        async with self._database.transaction() as connection:
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('mnemo events trim', 0))")
+            head = await connection.fetchrow("SELECT of_no_space, trimmed FROM events.head")
+            too_many = 0 if keep is None else max(0, head["of_no_space"] - keep)
+            gone = await connection.fetchrow(_TRIM, stored_before, too_many, limit, head["trimmed"])
+            if gone["events"]:
+                await connection.execute(_MOVE_TRIMMED, gone["events"], gone["newest"])
+        return int(gone["events"])
+
+    async def trimmed(self) -> int:
+        """The newest position that was trimmed."""
+        return int(await self._database.fetchval("SELECT trimmed FROM events.head"))
+
+    async def get(self, positions: Sequence[int]) -> list[StoredEvent]:
+        """Rows by their positions."""
+        return [_stored(row) for row in await self._database.fetch(_GET, list(positions))]
+
+    async def position_before(self, time: datetime) -> int:
+        """Bisect the log."""
+        return int(await self._database.fetchval(_POSITION_BEFORE, time))
 
     async def read(self, after: int, where: Filter, limit: int) -> Page:
         """A page from one snapshot."""
@@ -153,6 +210,8 @@ def _columns(events: list[Event]) -> list[list[Any]]:
         [UUID(event.space_uid) if event.space_uid else None for event in events],
         [event.revision for event in events],
         [event.traceparent for event in events],
+        [event.correlation_id for event in events],
+        [event.causation_id for event in events],
     ]
 
 
@@ -162,6 +221,7 @@ def _conditions(where: Filter) -> tuple[str, list[Any]]:
         ("type ~ ${}", where.type_expression),
         ("space_uid = ${}", UUID(where.space_uid) if where.space_uid else None),
         ("tenant = ${}", where.tenant),
+        ("subject ~ ${}", where.subject_expression),
     )
     conditions, values = "", []
     for condition, value in wanted:
@@ -185,5 +245,7 @@ def _stored(row: Record) -> StoredEvent:
         space_uid=row["space_uid"],
         revision=row["revision"],
         traceparent=row["traceparent"],
+        correlation_id=row["correlation_id"],
+        causation_id=row["causation_id"],
     )
     return StoredEvent(row["position"], event, row["stored_at"])

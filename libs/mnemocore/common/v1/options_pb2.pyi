@@ -58,6 +58,7 @@ class MethodPolicy(_message.Message):
     MAX_DEADLINE_FIELD_NUMBER: _builtins.int
     MCP_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
+    WITHOUT_TENANT_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
     """The scope a principal needs, such as `memory:read`. Empty for INTERNAL methods."""
     visibility: Global___Visibility.ValueType
@@ -70,6 +71,8 @@ class MethodPolicy(_message.Message):
     """Name of the MCP tool that exposes the method; empty if none does."""
     since: _builtins.str
     """The release that introduced the method."""
+    without_tenant: _builtins.bool
+    """True if the services of one installation may call a public method for no tenant as well."""
     @_builtins.property
     def default_deadline(self) -> _duration_pb2.Duration:
         """The deadline the client library sets when the caller names none. Not set: the stream lives as long as its caller wants."""
@@ -89,10 +92,11 @@ class MethodPolicy(_message.Message):
         max_deadline: _duration_pb2.Duration | None = ...,
         mcp: _builtins.str = ...,
         since: _builtins.str = ...,
+        without_tenant: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["default_deadline", b"default_deadline", "max_deadline", b"max_deadline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "default_deadline", b"default_deadline", "destructive", b"destructive", "max_deadline", b"max_deadline", "mcp", b"mcp", "scope", b"scope", "since", b"since", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "default_deadline", b"default_deadline", "destructive", b"destructive", "max_deadline", b"max_deadline", "mcp", b"mcp", "scope", b"scope", "since", b"since", "visibility", b"visibility", "without_tenant", b"without_tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

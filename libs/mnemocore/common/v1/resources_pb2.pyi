@@ -149,6 +149,38 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The index does not have the whole space yet: it is built from the event log."""
     ERROR_REASON_WRONG_REPLICA: _ErrorReason.ValueType  # 49
     """The space belongs to another replica of the index."""
+    ERROR_REASON_GROUP_NOT_FOUND: _ErrorReason.ValueType  # 50
+    """The consumer group does not exist for the caller. Metadata: `group`."""
+    ERROR_REASON_GROUP_EXISTS: _ErrorReason.ValueType  # 51
+    """A consumer group of that name is there, and is another. Metadata: `group`."""
+    ERROR_REASON_DEAD_LETTER_NOT_FOUND: _ErrorReason.ValueType  # 52
+    """The dead letter does not exist in the group. Metadata: `dead_letter`."""
+    ERROR_REASON_EVENTS_TRIMMED: _ErrorReason.ValueType  # 53
+    """The log does not go back so far any more. Metadata: `position`, `earliest`."""
+    ERROR_REASON_ACCESS_DENIED: _ErrorReason.ValueType  # 54
+    """No access policy allows it. Metadata: `action`, `target`."""
+    ERROR_REASON_POLICY_EXISTS: _ErrorReason.ValueType  # 55
+    """An access policy of that name is there, and is another. Metadata: `policy`."""
+    ERROR_REASON_SCHEMA_NOT_FOUND: _ErrorReason.ValueType  # 56
+    """The schema does not exist for the caller. Metadata: `schema`."""
+    ERROR_REASON_SCHEMA_INCOMPATIBLE: _ErrorReason.ValueType  # 57
+    """The schema changes what its compatibility does not allow. Metadata: `schema`, `problem`."""
+    ERROR_REASON_WEBHOOK_NOT_FOUND: _ErrorReason.ValueType  # 58
+    """The webhook does not exist for the caller. Metadata: `webhook`."""
+    ERROR_REASON_WEBHOOK_EXISTS: _ErrorReason.ValueType  # 59
+    """A webhook of that name is there, and is another. Metadata: `webhook`."""
+    ERROR_REASON_WEBHOOK_ETAG_MISMATCH: _ErrorReason.ValueType  # 60
+    """The etag does not match the stored webhook. Metadata: `webhook`."""
+    ERROR_REASON_AGENT_NOT_FOUND: _ErrorReason.ValueType  # 61
+    """The agent does not exist for the caller. Metadata: `agent`."""
+    ERROR_REASON_TASK_NOT_FOUND: _ErrorReason.ValueType  # 62
+    """The task does not exist for the caller. Metadata: `task`."""
+    ERROR_REASON_TASK_EXISTS: _ErrorReason.ValueType  # 63
+    """A task of that name is there, and is another. Metadata: `task`."""
+    ERROR_REASON_TASK_STATE: _ErrorReason.ValueType  # 64
+    """The task is in a state that does not allow it. Metadata: `task`, `state`."""
+    ERROR_REASON_LEASE_LOST: _ErrorReason.ValueType  # 65
+    """What the caller had was given to another, or was taken back. Metadata: `name`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons of errors, in `google.rpc.ErrorInfo.reason` without the prefix `ERROR_REASON_`.
@@ -257,6 +289,38 @@ ERROR_REASON_INDEX_REBUILDING: ErrorReason.ValueType  # 48
 """The index does not have the whole space yet: it is built from the event log."""
 ERROR_REASON_WRONG_REPLICA: ErrorReason.ValueType  # 49
 """The space belongs to another replica of the index."""
+ERROR_REASON_GROUP_NOT_FOUND: ErrorReason.ValueType  # 50
+"""The consumer group does not exist for the caller. Metadata: `group`."""
+ERROR_REASON_GROUP_EXISTS: ErrorReason.ValueType  # 51
+"""A consumer group of that name is there, and is another. Metadata: `group`."""
+ERROR_REASON_DEAD_LETTER_NOT_FOUND: ErrorReason.ValueType  # 52
+"""The dead letter does not exist in the group. Metadata: `dead_letter`."""
+ERROR_REASON_EVENTS_TRIMMED: ErrorReason.ValueType  # 53
+"""The log does not go back so far any more. Metadata: `position`, `earliest`."""
+ERROR_REASON_ACCESS_DENIED: ErrorReason.ValueType  # 54
+"""No access policy allows it. Metadata: `action`, `target`."""
+ERROR_REASON_POLICY_EXISTS: ErrorReason.ValueType  # 55
+"""An access policy of that name is there, and is another. Metadata: `policy`."""
+ERROR_REASON_SCHEMA_NOT_FOUND: ErrorReason.ValueType  # 56
+"""The schema does not exist for the caller. Metadata: `schema`."""
+ERROR_REASON_SCHEMA_INCOMPATIBLE: ErrorReason.ValueType  # 57
+"""The schema changes what its compatibility does not allow. Metadata: `schema`, `problem`."""
+ERROR_REASON_WEBHOOK_NOT_FOUND: ErrorReason.ValueType  # 58
+"""The webhook does not exist for the caller. Metadata: `webhook`."""
+ERROR_REASON_WEBHOOK_EXISTS: ErrorReason.ValueType  # 59
+"""A webhook of that name is there, and is another. Metadata: `webhook`."""
+ERROR_REASON_WEBHOOK_ETAG_MISMATCH: ErrorReason.ValueType  # 60
+"""The etag does not match the stored webhook. Metadata: `webhook`."""
+ERROR_REASON_AGENT_NOT_FOUND: ErrorReason.ValueType  # 61
+"""The agent does not exist for the caller. Metadata: `agent`."""
+ERROR_REASON_TASK_NOT_FOUND: ErrorReason.ValueType  # 62
+"""The task does not exist for the caller. Metadata: `task`."""
+ERROR_REASON_TASK_EXISTS: ErrorReason.ValueType  # 63
+"""A task of that name is there, and is another. Metadata: `task`."""
+ERROR_REASON_TASK_STATE: ErrorReason.ValueType  # 64
+"""The task is in a state that does not allow it. Metadata: `task`, `state`."""
+ERROR_REASON_LEASE_LOST: ErrorReason.ValueType  # 65
+"""What the caller had was given to another, or was taken back. Metadata: `name`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

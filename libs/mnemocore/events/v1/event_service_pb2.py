@@ -26,7 +26,7 @@ from mnemocore.common.v1 import options_pb2 as mnemocore_dot_common_dot_v1_dot_o
 from mnemocore.events.v1 import resources_pb2 as mnemocore_dot_events_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'mnemocore/events/v1/event_service.proto\x12\x13mnemocore.events.v1\x1a!mnemocore/common/v1/options.proto\x1a#mnemocore/events/v1/resources.proto\"U\n\x14PublishEventsRequest\x12=\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.mnemocore.events.v1.EventB\t\xd2\xf3\x18\x05@\x01H\xe8\x07R\x06\x65vents\"5\n\x15PublishEventsResponse\x12\x1c\n\tpositions\x18\x01 \x03(\x03R\tpositions\"S\n\x13RedactEventsRequest\x12<\n\x04keys\x18\x01 \x03(\x0b\x32\x1d.mnemocore.events.v1.EventKeyB\t\xd2\xf3\x18\x05@\x01H\xe8\x07R\x04keys\"2\n\x14RedactEventsResponse\x12\x1a\n\x08redacted\x18\x01 \x01(\x03R\x08redacted\"\xc2\x03\n\x16SubscribeEventsRequest\x12I\n\x05start\x18\x01 \x01(\x0b\x32\x31.mnemocore.events.v1.SubscribeEventsRequest.StartH\x00R\x05start\x12L\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x32.mnemocore.events.v1.SubscribeEventsRequest.CreditH\x00R\x06\x63redit\x1a\xc9\x01\n\x05Start\x12\x34\n\x0e\x61\x66ter_position\x18\x01 \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\rafterPosition\x12\x38\n\x06\x66ilter\x18\x02 \x01(\x0b\x32 .mnemocore.events.v1.EventFilterR\x06\x66ilter\x12.\n\x06\x63redit\x18\x03 \x01(\x03\x42\x16\xd2\xf3\x18\x12\x31\x00\x00\x00\x00\x00\x00\x00\x00\x39\x00\x00\x00\x00\x00j\xf8@R\x06\x63redit\x12 \n\x0chead_at_once\x18\x04 \x01(\x08R\nheadAtOnce\x1a\x38\n\x06\x43redit\x12.\n\x06\x65vents\x18\x01 \x01(\x03\x42\x16\xd2\xf3\x18\x12\x31\x00\x00\x00\x00\x00\x00\xf0?9\x00\x00\x00\x00\x00j\xf8@R\x06\x65ventsB\t\n\x07message\"\xa1\x01\n\x17SubscribeEventsResponse\x12\x38\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .mnemocore.events.v1.StoredEventR\x06\x65vents\x12\'\n\x0fresume_position\x18\x02 \x01(\x03R\x0eresumePosition\x12#\n\rhead_position\x18\x03 \x01(\x03R\x0cheadPosition\"\xaf\x01\n\x11ReadEventsRequest\x12\x34\n\x0e\x61\x66ter_position\x18\x01 \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\rafterPosition\x12\x38\n\x06\x66ilter\x18\x02 \x01(\x0b\x32 .mnemocore.events.v1.EventFilterR\x06\x66ilter\x12*\n\tpage_size\x18\x03 \x01(\x05\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\x08pageSize\"\x9c\x01\n\x12ReadEventsResponse\x12\x38\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .mnemocore.events.v1.StoredEventR\x06\x65vents\x12\'\n\x0fresume_position\x18\x02 \x01(\x03R\x0eresumePosition\x12#\n\rhead_position\x18\x03 \x01(\x03R\x0cheadPosition\"\x85\x01\n\x17\x45raseSpaceEventsRequest\x12!\n\x06tenant\x18\x01 \x01(\tB\t\xd2\xf3\x18\x05\x08\x01\x18\x80\x01R\x06tenant\x12%\n\tspace_uid\x18\x02 \x01(\tB\x08\xd2\xf3\x18\x04\x08\x01X\x01R\x08spaceUid\x12 \n\x07keep_id\x18\x03 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x02R\x06keepId\"4\n\x18\x45raseSpaceEventsResponse\x12\x18\n\x07removed\x18\x01 \x01(\x03R\x07removed2\xa9\x05\n\x0c\x45ventService\x12\x80\x01\n\rPublishEvents\x12).mnemocore.events.v1.PublishEventsRequest\x1a*.mnemocore.events.v1.PublishEventsResponse\"\x18\x90\x02\x02\xca\xf3\x18\x11\x10\x02 \x01*\x02\x08\n2\x02\x08<B\x03\x30.1\x12\x7f\n\x0cRedactEvents\x12(.mnemocore.events.v1.RedactEventsRequest\x1a).mnemocore.events.v1.RedactEventsResponse\"\x1a\x90\x02\x02\xca\xf3\x18\x13\x10\x02\x18\x01 \x01*\x02\x08\n2\x02\x08<B\x03\x30.1\x12\x8c\x01\n\x10\x45raseSpaceEvents\x12,.mnemocore.events.v1.EraseSpaceEventsRequest\x1a-.mnemocore.events.v1.EraseSpaceEventsResponse\"\x1b\x90\x02\x02\xca\xf3\x18\x14\x10\x02\x18\x01 d*\x02\x08<2\x03\x08\xd8\x04\x42\x03\x30.2\x12\x7f\n\x0fSubscribeEvents\x12+.mnemocore.events.v1.SubscribeEventsRequest\x1a,.mnemocore.events.v1.SubscribeEventsResponse\"\r\xca\xf3\x18\t\x10\x02 \x01\x42\x03\x30.1(\x01\x30\x01\x12\x84\x01\n\nReadEvents\x12&.mnemocore.events.v1.ReadEventsRequest\x1a\'.mnemocore.events.v1.ReadEventsResponse\"%\x90\x02\x01\xca\xf3\x18\x1e\n\x0b\x65vents:read\x10\x01 \x05*\x02\x08\n2\x02\x08<B\x03\x30.1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'mnemocore/events/v1/event_service.proto\x12\x13mnemocore.events.v1\x1a!mnemocore/common/v1/options.proto\x1a#mnemocore/events/v1/resources.proto\"U\n\x14PublishEventsRequest\x12=\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.mnemocore.events.v1.EventB\t\xd2\xf3\x18\x05@\x01H\xe8\x07R\x06\x65vents\"5\n\x15PublishEventsResponse\x12\x1c\n\tpositions\x18\x01 \x03(\x03R\tpositions\"S\n\x13RedactEventsRequest\x12<\n\x04keys\x18\x01 \x03(\x0b\x32\x1d.mnemocore.events.v1.EventKeyB\t\xd2\xf3\x18\x05@\x01H\xe8\x07R\x04keys\"2\n\x14RedactEventsResponse\x12\x1a\n\x08redacted\x18\x01 \x01(\x03R\x08redacted\"\xfb\x03\n\x16SubscribeEventsRequest\x12I\n\x05start\x18\x01 \x01(\x0b\x32\x31.mnemocore.events.v1.SubscribeEventsRequest.StartH\x00R\x05start\x12L\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x32.mnemocore.events.v1.SubscribeEventsRequest.CreditH\x00R\x06\x63redit\x1a\x82\x02\n\x05Start\x12\x34\n\x0e\x61\x66ter_position\x18\x01 \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\rafterPosition\x12\x38\n\x06\x66ilter\x18\x02 \x01(\x0b\x32 .mnemocore.events.v1.EventFilterR\x06\x66ilter\x12.\n\x06\x63redit\x18\x03 \x01(\x03\x42\x16\xd2\xf3\x18\x12\x31\x00\x00\x00\x00\x00\x00\x00\x00\x39\x00\x00\x00\x00\x00j\xf8@R\x06\x63redit\x12 \n\x0chead_at_once\x18\x04 \x01(\x08R\nheadAtOnce\x12\x37\n\x08start_at\x18\x05 \x01(\x0b\x32\x1c.mnemocore.events.v1.StartAtR\x07startAt\x1a\x38\n\x06\x43redit\x12.\n\x06\x65vents\x18\x01 \x01(\x03\x42\x16\xd2\xf3\x18\x12\x31\x00\x00\x00\x00\x00\x00\xf0?9\x00\x00\x00\x00\x00j\xf8@R\x06\x65ventsB\t\n\x07message\"\xa1\x01\n\x17SubscribeEventsResponse\x12\x38\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .mnemocore.events.v1.StoredEventR\x06\x65vents\x12\'\n\x0fresume_position\x18\x02 \x01(\x03R\x0eresumePosition\x12#\n\rhead_position\x18\x03 \x01(\x03R\x0cheadPosition\"\xaf\x01\n\x11ReadEventsRequest\x12\x34\n\x0e\x61\x66ter_position\x18\x01 \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\rafterPosition\x12\x38\n\x06\x66ilter\x18\x02 \x01(\x0b\x32 .mnemocore.events.v1.EventFilterR\x06\x66ilter\x12*\n\tpage_size\x18\x03 \x01(\x05\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\x08pageSize\"\x9c\x01\n\x12ReadEventsResponse\x12\x38\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .mnemocore.events.v1.StoredEventR\x06\x65vents\x12\'\n\x0fresume_position\x18\x02 \x01(\x03R\x0eresumePosition\x12#\n\rhead_position\x18\x03 \x01(\x03R\x0cheadPosition\"\x85\x01\n\x17\x45raseSpaceEventsRequest\x12!\n\x06tenant\x18\x01 \x01(\tB\t\xd2\xf3\x18\x05\x08\x01\x18\x80\x01R\x06tenant\x12%\n\tspace_uid\x18\x02 \x01(\tB\x08\xd2\xf3\x18\x04\x08\x01X\x01R\x08spaceUid\x12 \n\x07keep_id\x18\x03 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x02R\x06keepId\"4\n\x18\x45raseSpaceEventsResponse\x12\x18\n\x07removed\x18\x01 \x01(\x03R\x07removed2\xc9\x05\n\x0c\x45ventService\x12\x90\x01\n\rPublishEvents\x12).mnemocore.events.v1.PublishEventsRequest\x1a*.mnemocore.events.v1.PublishEventsResponse\"(\x90\x02\x02\xca\xf3\x18!\n\x0c\x65vents:write\x10\x01 \x01*\x02\x08\n2\x02\x08<B\x03\x30.1H\x01\x12\x7f\n\x0cRedactEvents\x12(.mnemocore.events.v1.RedactEventsRequest\x1a).mnemocore.events.v1.RedactEventsResponse\"\x1a\x90\x02\x02\xca\xf3\x18\x13\x10\x02\x18\x01 \x01*\x02\x08\n2\x02\x08<B\x03\x30.1\x12\x8c\x01\n\x10\x45raseSpaceEvents\x12,.mnemocore.events.v1.EraseSpaceEventsRequest\x1a-.mnemocore.events.v1.EraseSpaceEventsResponse\"\x1b\x90\x02\x02\xca\xf3\x18\x14\x10\x02\x18\x01 d*\x02\x08<2\x03\x08\xd8\x04\x42\x03\x30.2\x12\x8e\x01\n\x0fSubscribeEvents\x12+.mnemocore.events.v1.SubscribeEventsRequest\x1a,.mnemocore.events.v1.SubscribeEventsResponse\"\x1c\xca\xf3\x18\x18\n\x0b\x65vents:read\x10\x01 \x01\x42\x03\x30.1H\x01(\x01\x30\x01\x12\x84\x01\n\nReadEvents\x12&.mnemocore.events.v1.ReadEventsRequest\x1a\'.mnemocore.events.v1.ReadEventsResponse\"%\x90\x02\x01\xca\xf3\x18\x1e\n\x0b\x65vents:read\x10\x01 \x05*\x02\x08\n2\x02\x08<B\x03\x30.1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,13 +54,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ERASESPACEEVENTSREQUEST'].fields_by_name['keep_id']._loaded_options = None
   _globals['_ERASESPACEEVENTSREQUEST'].fields_by_name['keep_id']._serialized_options = b'\322\363\030\003\030\200\002'
   _globals['_EVENTSERVICE'].methods_by_name['PublishEvents']._loaded_options = None
-  _globals['_EVENTSERVICE'].methods_by_name['PublishEvents']._serialized_options = b'\220\002\002\312\363\030\021\020\002 \001*\002\010\n2\002\010<B\0030.1'
+  _globals['_EVENTSERVICE'].methods_by_name['PublishEvents']._serialized_options = b'\220\002\002\312\363\030!\n\014events:write\020\001 \001*\002\010\n2\002\010<B\0030.1H\001'
   _globals['_EVENTSERVICE'].methods_by_name['RedactEvents']._loaded_options = None
   _globals['_EVENTSERVICE'].methods_by_name['RedactEvents']._serialized_options = b'\220\002\002\312\363\030\023\020\002\030\001 \001*\002\010\n2\002\010<B\0030.1'
   _globals['_EVENTSERVICE'].methods_by_name['EraseSpaceEvents']._loaded_options = None
   _globals['_EVENTSERVICE'].methods_by_name['EraseSpaceEvents']._serialized_options = b'\220\002\002\312\363\030\024\020\002\030\001 d*\002\010<2\003\010\330\004B\0030.2'
   _globals['_EVENTSERVICE'].methods_by_name['SubscribeEvents']._loaded_options = None
-  _globals['_EVENTSERVICE'].methods_by_name['SubscribeEvents']._serialized_options = b'\312\363\030\t\020\002 \001B\0030.1'
+  _globals['_EVENTSERVICE'].methods_by_name['SubscribeEvents']._serialized_options = b'\312\363\030\030\n\013events:read\020\001 \001B\0030.1H\001'
   _globals['_EVENTSERVICE'].methods_by_name['ReadEvents']._loaded_options = None
   _globals['_EVENTSERVICE'].methods_by_name['ReadEvents']._serialized_options = b'\220\002\001\312\363\030\036\n\013events:read\020\001 \005*\002\010\n2\002\010<B\0030.1'
   _globals['_PUBLISHEVENTSREQUEST']._serialized_start=136
@@ -72,21 +72,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REDACTEVENTSRESPONSE']._serialized_start=363
   _globals['_REDACTEVENTSRESPONSE']._serialized_end=413
   _globals['_SUBSCRIBEEVENTSREQUEST']._serialized_start=416
-  _globals['_SUBSCRIBEEVENTSREQUEST']._serialized_end=866
+  _globals['_SUBSCRIBEEVENTSREQUEST']._serialized_end=923
   _globals['_SUBSCRIBEEVENTSREQUEST_START']._serialized_start=596
-  _globals['_SUBSCRIBEEVENTSREQUEST_START']._serialized_end=797
-  _globals['_SUBSCRIBEEVENTSREQUEST_CREDIT']._serialized_start=799
-  _globals['_SUBSCRIBEEVENTSREQUEST_CREDIT']._serialized_end=855
-  _globals['_SUBSCRIBEEVENTSRESPONSE']._serialized_start=869
-  _globals['_SUBSCRIBEEVENTSRESPONSE']._serialized_end=1030
-  _globals['_READEVENTSREQUEST']._serialized_start=1033
-  _globals['_READEVENTSREQUEST']._serialized_end=1208
-  _globals['_READEVENTSRESPONSE']._serialized_start=1211
-  _globals['_READEVENTSRESPONSE']._serialized_end=1367
-  _globals['_ERASESPACEEVENTSREQUEST']._serialized_start=1370
-  _globals['_ERASESPACEEVENTSREQUEST']._serialized_end=1503
-  _globals['_ERASESPACEEVENTSRESPONSE']._serialized_start=1505
-  _globals['_ERASESPACEEVENTSRESPONSE']._serialized_end=1557
-  _globals['_EVENTSERVICE']._serialized_start=1560
-  _globals['_EVENTSERVICE']._serialized_end=2241
+  _globals['_SUBSCRIBEEVENTSREQUEST_START']._serialized_end=854
+  _globals['_SUBSCRIBEEVENTSREQUEST_CREDIT']._serialized_start=856
+  _globals['_SUBSCRIBEEVENTSREQUEST_CREDIT']._serialized_end=912
+  _globals['_SUBSCRIBEEVENTSRESPONSE']._serialized_start=926
+  _globals['_SUBSCRIBEEVENTSRESPONSE']._serialized_end=1087
+  _globals['_READEVENTSREQUEST']._serialized_start=1090
+  _globals['_READEVENTSREQUEST']._serialized_end=1265
+  _globals['_READEVENTSRESPONSE']._serialized_start=1268
+  _globals['_READEVENTSRESPONSE']._serialized_end=1424
+  _globals['_ERASESPACEEVENTSREQUEST']._serialized_start=1427
+  _globals['_ERASESPACEEVENTSREQUEST']._serialized_end=1560
+  _globals['_ERASESPACEEVENTSRESPONSE']._serialized_start=1562
+  _globals['_ERASESPACEEVENTSRESPONSE']._serialized_end=1614
+  _globals['_EVENTSERVICE']._serialized_start=1617
+  _globals['_EVENTSERVICE']._serialized_end=2330
 # @@protoc_insertion_point(module_scope)

@@ -129,6 +129,7 @@ class SubscribeEventsRequest(_message.Message):
         FILTER_FIELD_NUMBER: _builtins.int
         CREDIT_FIELD_NUMBER: _builtins.int
         HEAD_AT_ONCE_FIELD_NUMBER: _builtins.int
+        START_AT_FIELD_NUMBER: _builtins.int
         after_position: _builtins.int
         """Events after this position; 0 means from the first event."""
         credit: _builtins.int
@@ -139,6 +140,10 @@ class SubscribeEventsRequest(_message.Message):
         def filter(self) -> _resources_pb2.EventFilter:
             """Which events."""
 
+        @_builtins.property
+        def start_at(self) -> _resources_pb2.StartAt:
+            """Where to start; not set: after `after_position`."""
+
         def __init__(
             self,
             *,
@@ -146,10 +151,11 @@ class SubscribeEventsRequest(_message.Message):
             filter: _resources_pb2.EventFilter | None = ...,
             credit: _builtins.int = ...,
             head_at_once: _builtins.bool = ...,
+            start_at: _resources_pb2.StartAt | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "start_at", b"start_at"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["after_position", b"after_position", "credit", b"credit", "filter", b"filter", "head_at_once", b"head_at_once"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["after_position", b"after_position", "credit", b"credit", "filter", b"filter", "head_at_once", b"head_at_once", "start_at", b"start_at"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

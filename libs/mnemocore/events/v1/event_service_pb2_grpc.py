@@ -76,6 +76,11 @@ class EventServiceServicer:
         """Appends a batch, all or none, in its order. An event whose (tenant, source, id) is in the log already keeps its first
         position; of a space that ended with `space.erased` nothing more is stored, and the position is that event's. Durable when
         it answers.
+
+        Clients publish into their own tenant, under types that no service of the platform uses, what a policy allows them; their
+        events are checked against the schema of their type, if there is one, whose version is their `dataschema` then. Data of a
+        type with a JSON schema has at most 256 KiB. INVALID_ARGUMENT / INVALID_FIELD names what breaks
+        it; PERMISSION_DENIED / ACCESS_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,11 +103,14 @@ class EventServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SubscribeEvents(self, request_iterator, context):
-        """Streams the log from a position on, for the services of the installation: events of every tenant. The first message must be
-        `start`. The server sends at most as many events as the client has given credits for, so a slow reader is never run over
-        and never slows another one. On an idle log an empty batch with the head position comes every 15 seconds.
+        """Streams the log: to clients the events of their tenant that a policy allows them, to services those of every tenant. The
+        first message must be `start`. The server sends at most as many events as the client has given credits for, so a slow
+        reader is never run over and never slows another one. On an idle log an empty batch with the head position comes every 15
+        seconds.
 
-        INVALID_ARGUMENT if the first message is not `start`, or the position lies beyond the head of the log.
+        INVALID_ARGUMENT if the first message is not `start`, or the position lies beyond the head of the log; PERMISSION_DENIED /
+        ACCESS_DENIED, also in the middle of a stream whose policy was withdrawn; FAILED_PRECONDITION / EVENTS_TRIMMED if the log
+        does not go back so far any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,6 +118,8 @@ class EventServiceServicer:
 
     def ReadEvents(self, request, context):
         """Reads events of the caller's tenant after a position, oldest first.
+
+        PERMISSION_DENIED / ACCESS_DENIED if no policy allows it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

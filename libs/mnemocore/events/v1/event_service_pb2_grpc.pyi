@@ -41,6 +41,11 @@ class EventServiceStub:
     """Appends a batch, all or none, in its order. An event whose (tenant, source, id) is in the log already keeps its first
     position; of a space that ended with `space.erased` nothing more is stored, and the position is that event's. Durable when
     it answers.
+
+    Clients publish into their own tenant, under types that no service of the platform uses, what a policy allows them; their
+    events are checked against the schema of their type, if there is one, whose version is their `dataschema` then. Data of a
+    type with a JSON schema has at most 256 KiB. INVALID_ARGUMENT / INVALID_FIELD names what breaks
+    it; PERMISSION_DENIED / ACCESS_DENIED.
     """
     RedactEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.RedactEventsRequest, _event_service_pb2.RedactEventsResponse]
     """Takes the payload out of events, so that what was erased at its source is no longer in the log. Their places, types and
@@ -51,14 +56,20 @@ class EventServiceStub:
     nothing.
     """
     SubscribeEvents: _grpc.StreamStreamMultiCallable[_event_service_pb2.SubscribeEventsRequest, _event_service_pb2.SubscribeEventsResponse]
-    """Streams the log from a position on, for the services of the installation: events of every tenant. The first message must be
-    `start`. The server sends at most as many events as the client has given credits for, so a slow reader is never run over
-    and never slows another one. On an idle log an empty batch with the head position comes every 15 seconds.
+    """Streams the log: to clients the events of their tenant that a policy allows them, to services those of every tenant. The
+    first message must be `start`. The server sends at most as many events as the client has given credits for, so a slow
+    reader is never run over and never slows another one. On an idle log an empty batch with the head position comes every 15
+    seconds.
 
-    INVALID_ARGUMENT if the first message is not `start`, or the position lies beyond the head of the log.
+    INVALID_ARGUMENT if the first message is not `start`, or the position lies beyond the head of the log; PERMISSION_DENIED /
+    ACCESS_DENIED, also in the middle of a stream whose policy was withdrawn; FAILED_PRECONDITION / EVENTS_TRIMMED if the log
+    does not go back so far any more.
     """
     ReadEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.ReadEventsRequest, _event_service_pb2.ReadEventsResponse]
-    """Reads events of the caller's tenant after a position, oldest first."""
+    """Reads events of the caller's tenant after a position, oldest first.
+
+    PERMISSION_DENIED / ACCESS_DENIED if no policy allows it.
+    """
 
 @_typing.type_check_only
 class EventServiceAsyncStub(EventServiceStub):
@@ -73,6 +84,11 @@ class EventServiceAsyncStub(EventServiceStub):
     """Appends a batch, all or none, in its order. An event whose (tenant, source, id) is in the log already keeps its first
     position; of a space that ended with `space.erased` nothing more is stored, and the position is that event's. Durable when
     it answers.
+
+    Clients publish into their own tenant, under types that no service of the platform uses, what a policy allows them; their
+    events are checked against the schema of their type, if there is one, whose version is their `dataschema` then. Data of a
+    type with a JSON schema has at most 256 KiB. INVALID_ARGUMENT / INVALID_FIELD names what breaks
+    it; PERMISSION_DENIED / ACCESS_DENIED.
     """
     RedactEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.RedactEventsRequest, _event_service_pb2.RedactEventsResponse]  # type: ignore[assignment]
     """Takes the payload out of events, so that what was erased at its source is no longer in the log. Their places, types and
@@ -83,14 +99,20 @@ class EventServiceAsyncStub(EventServiceStub):
     nothing.
     """
     SubscribeEvents: _aio.StreamStreamMultiCallable[_event_service_pb2.SubscribeEventsRequest, _event_service_pb2.SubscribeEventsResponse]  # type: ignore[assignment]
-    """Streams the log from a position on, for the services of the installation: events of every tenant. The first message must be
-    `start`. The server sends at most as many events as the client has given credits for, so a slow reader is never run over
-    and never slows another one. On an idle log an empty batch with the head position comes every 15 seconds.
+    """Streams the log: to clients the events of their tenant that a policy allows them, to services those of every tenant. The
+    first message must be `start`. The server sends at most as many events as the client has given credits for, so a slow
+    reader is never run over and never slows another one. On an idle log an empty batch with the head position comes every 15
+    seconds.
 
-    INVALID_ARGUMENT if the first message is not `start`, or the position lies beyond the head of the log.
+    INVALID_ARGUMENT if the first message is not `start`, or the position lies beyond the head of the log; PERMISSION_DENIED /
+    ACCESS_DENIED, also in the middle of a stream whose policy was withdrawn; FAILED_PRECONDITION / EVENTS_TRIMMED if the log
+    does not go back so far any more.
     """
     ReadEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.ReadEventsRequest, _event_service_pb2.ReadEventsResponse]  # type: ignore[assignment]
-    """Reads events of the caller's tenant after a position, oldest first."""
+    """Reads events of the caller's tenant after a position, oldest first.
+
+    PERMISSION_DENIED / ACCESS_DENIED if no policy allows it.
+    """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
     """The durable, ordered log of what happened.
@@ -108,6 +130,11 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         """Appends a batch, all or none, in its order. An event whose (tenant, source, id) is in the log already keeps its first
         position; of a space that ended with `space.erased` nothing more is stored, and the position is that event's. Durable when
         it answers.
+
+        Clients publish into their own tenant, under types that no service of the platform uses, what a policy allows them; their
+        events are checked against the schema of their type, if there is one, whose version is their `dataschema` then. Data of a
+        type with a JSON schema has at most 256 KiB. INVALID_ARGUMENT / INVALID_FIELD names what breaks
+        it; PERMISSION_DENIED / ACCESS_DENIED.
         """
 
     @_abc_1.abstractmethod
@@ -136,11 +163,14 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_event_service_pb2.SubscribeEventsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_event_service_pb2.SubscribeEventsResponse], _abc.AsyncIterator[_event_service_pb2.SubscribeEventsResponse]]:
-        """Streams the log from a position on, for the services of the installation: events of every tenant. The first message must be
-        `start`. The server sends at most as many events as the client has given credits for, so a slow reader is never run over
-        and never slows another one. On an idle log an empty batch with the head position comes every 15 seconds.
+        """Streams the log: to clients the events of their tenant that a policy allows them, to services those of every tenant. The
+        first message must be `start`. The server sends at most as many events as the client has given credits for, so a slow
+        reader is never run over and never slows another one. On an idle log an empty batch with the head position comes every 15
+        seconds.
 
-        INVALID_ARGUMENT if the first message is not `start`, or the position lies beyond the head of the log.
+        INVALID_ARGUMENT if the first message is not `start`, or the position lies beyond the head of the log; PERMISSION_DENIED /
+        ACCESS_DENIED, also in the middle of a stream whose policy was withdrawn; FAILED_PRECONDITION / EVENTS_TRIMMED if the log
+        does not go back so far any more.
         """
 
     @_abc_1.abstractmethod
@@ -149,6 +179,9 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _event_service_pb2.ReadEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_service_pb2.ReadEventsResponse, _abc.Awaitable[_event_service_pb2.ReadEventsResponse]]:
-        """Reads events of the caller's tenant after a position, oldest first."""
+        """Reads events of the caller's tenant after a position, oldest first.
+
+        PERMISSION_DENIED / ACCESS_DENIED if no policy allows it.
+        """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,11 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from mnemocore.common.v1 import options_pb2 as mnemocore_dot_common_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#mnemocore/events/v1/resources.proto\x12\x13mnemocore.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!mnemocore/common/v1/options.proto\"\xf4\x03\n\x05\x45vent\x12\x19\n\x02id\x18\x01 \x01(\tB\t\xd2\xf3\x18\x05\x08\x01\x18\x80\x01R\x02id\x12!\n\x06source\x18\x02 \x01(\tB\t\xd2\xf3\x18\x05\x08\x01\x18\x80\x01R\x06source\x12<\n\x04type\x18\x03 \x01(\tB(\xd2\xf3\x18$\x08\x01\x18\x80\x01*\x1d[a-z0-9_]+(\\.[a-z0-9_]+){1,4}R\x04type\x12!\n\x07subject\x18\x04 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x04R\x07subject\x12\x36\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xd2\xf3\x18\x02\x08\x01R\x04time\x12\x31\n\x0f\x64\x61tacontenttype\x18\x06 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x01R\x0f\x64\x61tacontenttype\x12\'\n\ndataschema\x18\x07 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x02R\ndataschema\x12\x1c\n\x04\x64\x61ta\x18\x08 \x01(\x0c\x42\x08\xd2\xf3\x18\x04 \x80\x80@R\x04\x64\x61ta\x12 \n\x06tenant\x18\t \x01(\tB\x08\xd2\xf3\x18\x04\x08\x01\x18@R\x06tenant\x12#\n\tspace_uid\x18\n \x01(\tB\x06\xd2\xf3\x18\x02X\x01R\x08spaceUid\x12)\n\x08revision\x18\x0b \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\x08revision\x12(\n\x0btraceparent\x18\x0c \x01(\tB\x06\xd2\xf3\x18\x02\x18@R\x0btraceparent\"j\n\x08\x45ventKey\x12 \n\x06tenant\x18\x01 \x01(\tB\x08\xd2\xf3\x18\x04\x08\x01\x18@R\x06tenant\x12!\n\x06source\x18\x02 \x01(\tB\t\xd2\xf3\x18\x05\x08\x01\x18\x80\x01R\x06source\x12\x19\n\x02id\x18\x03 \x01(\tB\t\xd2\xf3\x18\x05\x08\x01\x18\x80\x01R\x02id\"\x94\x01\n\x0bStoredEvent\x12\x1a\n\x08position\x18\x01 \x01(\x03R\x08position\x12\x30\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1a.mnemocore.events.v1.EventR\x05\x65vent\x12\x37\n\tstored_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08storedAt\"S\n\x0b\x45ventFilter\x12\x1f\n\x05types\x18\x01 \x03(\tB\t\xd2\xf3\x18\x05H `\x80\x01R\x05types\x12#\n\tspace_uid\x18\x02 \x01(\tB\x06\xd2\xf3\x18\x02X\x01R\x08spaceUidb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#mnemocore/events/v1/resources.proto\x12\x13mnemocore.events.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!mnemocore/common/v1/options.proto\"\xcc\x04\n\x05\x45vent\x12\x19\n\x02id\x18\x01 \x01(\tB\t\xd2\xf3\x18\x05\x08\x01\x18\x80\x01R\x02id\x12\x1f\n\x06source\x18\x02 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x01R\x06source\x12<\n\x04type\x18\x03 \x01(\tB(\xd2\xf3\x18$\x08\x01\x18\x80\x01*\x1d[a-z0-9_]+(\\.[a-z0-9_]+){1,4}R\x04type\x12!\n\x07subject\x18\x04 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x04R\x07subject\x12\x36\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xd2\xf3\x18\x02\x08\x01R\x04time\x12\x31\n\x0f\x64\x61tacontenttype\x18\x06 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x01R\x0f\x64\x61tacontenttype\x12\'\n\ndataschema\x18\x07 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x02R\ndataschema\x12\x1c\n\x04\x64\x61ta\x18\x08 \x01(\x0c\x42\x08\xd2\xf3\x18\x04 \x80\x80@R\x04\x64\x61ta\x12\x1e\n\x06tenant\x18\t \x01(\tB\x06\xd2\xf3\x18\x02\x18@R\x06tenant\x12#\n\tspace_uid\x18\n \x01(\tB\x06\xd2\xf3\x18\x02X\x01R\x08spaceUid\x12)\n\x08revision\x18\x0b \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00R\x08revision\x12(\n\x0btraceparent\x18\x0c \x01(\tB\x06\xd2\xf3\x18\x02\x18@R\x0btraceparent\x12.\n\x0e\x63orrelation_id\x18\r \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x01R\rcorrelationId\x12*\n\x0c\x63\x61usation_id\x18\x0e \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x01R\x0b\x63\x61usationId\"j\n\x08\x45ventKey\x12 \n\x06tenant\x18\x01 \x01(\tB\x08\xd2\xf3\x18\x04\x08\x01\x18@R\x06tenant\x12!\n\x06source\x18\x02 \x01(\tB\t\xd2\xf3\x18\x05\x08\x01\x18\x80\x01R\x06source\x12\x19\n\x02id\x18\x03 \x01(\tB\t\xd2\xf3\x18\x05\x08\x01\x18\x80\x01R\x02id\"\x94\x01\n\x0bStoredEvent\x12\x1a\n\x08position\x18\x01 \x01(\x03R\x08position\x12\x30\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1a.mnemocore.events.v1.EventR\x05\x65vent\x12\x37\n\tstored_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08storedAt\"z\n\x0b\x45ventFilter\x12\x1f\n\x05types\x18\x01 \x03(\tB\t\xd2\xf3\x18\x05H `\x80\x01R\x05types\x12#\n\tspace_uid\x18\x02 \x01(\tB\x06\xd2\xf3\x18\x02X\x01R\x08spaceUid\x12%\n\x08subjects\x18\x03 \x03(\tB\t\xd2\xf3\x18\x05H `\x80\x04R\x08subjects\"\x9f\x03\n\x05Group\x12\x1b\n\x04name\x18\x01 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x04R\x04name\x12\x38\n\x06\x66ilter\x18\x02 \x01(\x0b\x32 .mnemocore.events.v1.EventFilterR\x06\x66ilter\x12\x39\n\x0cmax_attempts\x18\x03 \x01(\x05\x42\x16\xd2\xf3\x18\x12\x31\x00\x00\x00\x00\x00\x00\x00\x00\x39\x00\x00\x00\x00\x00\x00Y@R\x0bmaxAttempts\x12/\n\x05lease\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05lease\x12\x1d\n\x05owner\x18\x05 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x01R\x05owner\x12;\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x1a\n\x08position\x18\x07 \x01(\x03R\x08position\x12\x1b\n\tin_flight\x18\x08 \x01(\x03R\x08inFlight\x12\x18\n\x07waiting\x18\t \x01(\x03R\x07waiting\x12\x12\n\x04\x64\x65\x61\x64\x18\n \x01(\x03R\x04\x64\x65\x61\x64\x12\x10\n\x03lag\x18\x0b \x01(\x03R\x03lag\"\x93\x02\n\x07StartAt\x12\x36\n\x0e\x61\x66ter_position\x18\x01 \x01(\x03\x42\r\xd2\xf3\x18\t1\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\rafterPosition\x12\x30\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00R\x04time\x12\x43\n\x08\x65\x61rliest\x18\x03 \x01(\x0b\x32%.mnemocore.events.v1.StartAt.EarliestH\x00R\x08\x65\x61rliest\x12=\n\x06latest\x18\x04 \x01(\x0b\x32#.mnemocore.events.v1.StartAt.LatestH\x00R\x06latest\x1a\n\n\x08\x45\x61rliest\x1a\x08\n\x06LatestB\x04\n\x02\x61t\"\x83\x03\n\nDeadLetter\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x36\n\x05\x65vent\x18\x02 \x01(\x0b\x32 .mnemocore.events.v1.StoredEventR\x05\x65vent\x12:\n\x06reason\x18\x03 \x01(\x0e\x32\".mnemocore.events.v1.FailureReasonR\x06reason\x12\x18\n\x07message\x18\x04 \x01(\tR\x07message\x12\x1a\n\x08\x61ttempts\x18\x05 \x01(\x05R\x08\x61ttempts\x12\x18\n\x07replays\x18\x06 \x01(\x05R\x07replays\x12\x44\n\x10\x66irst_death_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0e\x66irstDeathTime\x12\x39\n\ndeath_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tdeathTime\x12\x1c\n\treplaying\x18\t \x01(\x08R\treplaying\"\xb0\x03\n\x0b\x45ventSchema\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12\x18\n\x07version\x18\x03 \x01(\x05R\x07version\x12\x39\n\x06\x66ormat\x18\x04 \x01(\x0e\x32!.mnemocore.events.v1.SchemaFormatR\x06\x66ormat\x12\x1e\n\ndefinition\x18\x05 \x01(\x0cR\ndefinition\x12!\n\x0cmessage_name\x18\x06 \x01(\tR\x0bmessageName\x12N\n\rcompatibility\x18\x07 \x01(\x0e\x32(.mnemocore.events.v1.SchemaCompatibilityR\rcompatibility\x12\x16\n\x06\x63losed\x18\x08 \x01(\x08R\x06\x63losed\x12;\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x1a\n\x08platform\x18\n \x01(\x08R\x08platform\x12 \n\x0b\x64\x65scription\x18\x0b \x01(\tR\x0b\x64\x65scription\"\xa4\x02\n\x0c\x41\x63\x63\x65ssPolicy\x12\x1b\n\x04name\x18\x01 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x04R\x04name\x12\'\n\tprincipal\x18\x02 \x01(\tB\t\xd2\xf3\x18\x05\x08\x01\x18\x80\x01R\tprincipal\x12G\n\x07\x61\x63tions\x18\x03 \x03(\x0e\x32!.mnemocore.events.v1.AccessActionB\n\xd2\xf3\x18\x06@\x01H\x02P\x01R\x07\x61\x63tions\x12!\n\x05types\x18\x04 \x03(\tB\x0b\xd2\xf3\x18\x07@\x01H `\x80\x01R\x05types\x12%\n\x08subjects\x18\x05 \x03(\tB\t\xd2\xf3\x18\x05H `\x80\x04R\x08subjects\x12;\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"\x9c\x02\n\x07Refusal\x12\x1c\n\tprincipal\x18\x01 \x01(\tR\tprincipal\x12\x39\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32!.mnemocore.events.v1.AccessActionR\x06\x61\x63tion\x12\x16\n\x06target\x18\x03 \x01(\tR\x06target\x12\x16\n\x06method\x18\x04 \x01(\tR\x06method\x12\x14\n\x05\x63ount\x18\x05 \x01(\x03R\x05\x63ount\x12\x39\n\nfirst_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tfirstTime\x12\x37\n\tlast_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08lastTime\"\xfe\x03\n\x07Webhook\x12\x1b\n\x04name\x18\x01 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x04R\x04name\x12\x19\n\x03url\x18\x02 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x10R\x03url\x12\x38\n\x06\x66ilter\x18\x03 \x01(\x0b\x32 .mnemocore.events.v1.EventFilterR\x06\x66ilter\x12\x1f\n\x06secret\x18\x04 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x02R\x06secret\x12)\n\x0b\x64\x65scription\x18\x05 \x01(\tB\x07\xd2\xf3\x18\x03\x18\xe8\x07R\x0b\x64\x65scription\x12\x37\n\x05state\x18\x06 \x01(\x0e\x32!.mnemocore.events.v1.WebhookStateR\x05state\x12*\n\x0cpause_reason\x18\x07 \x01(\tB\x07\xd2\xf3\x18\x03\x18\xe8\x07R\x0bpauseReason\x12\x1a\n\x08\x66\x61ilures\x18\x08 \x01(\x05R\x08\x66\x61ilures\x12\x1d\n\x05owner\x18\t \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x01R\x05owner\x12;\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12\x1b\n\x04\x65tag\x18\x0c \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x01R\x04\x65tag\"\xa9\x02\n\x0fWebhookDelivery\x12\x1a\n\x08position\x18\x01 \x01(\x03R\x08position\x12\x19\n\x08\x65vent_id\x18\x02 \x01(\tR\x07\x65ventId\x12\x12\n\x04type\x18\x03 \x01(\tR\x04type\x12\x18\n\x07\x61ttempt\x18\x04 \x01(\x05R\x07\x61ttempt\x12.\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12\x35\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08\x64uration\x12\x16\n\x06status\x18\x07 \x01(\x05R\x06status\x12\x1c\n\tdelivered\x18\x08 \x01(\x08R\tdelivered\x12\x14\n\x05\x65rror\x18\t \x01(\tR\x05\x65rror\"\xb9\x03\n\x05\x41gent\x12\x1b\n\x04name\x18\x01 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x04R\x04name\x12.\n\x0c\x63\x61pabilities\x18\x02 \x03(\tB\n\xd2\xf3\x18\x06H@P\x01`@R\x0c\x63\x61pabilities\x12)\n\x0b\x64\x65scription\x18\x03 \x01(\tB\x07\xd2\xf3\x18\x03\x18\xe8\x07R\x0b\x64\x65scription\x12=\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\x08\xd2\xf3\x18\x04p\x03x@R\x08metadata\x12\x35\n\x05state\x18\x05 \x01(\x0e\x32\x1f.mnemocore.events.v1.AgentStateR\x05state\x12\x12\n\x04load\x18\x06 \x01(\x01R\x04load\x12J\n\x13last_heartbeat_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x11lastHeartbeatTime\x12;\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12%\n\tprincipal\x18\t \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x01R\tprincipal\"\xeb\x06\n\x04Task\x12\x1b\n\x04name\x18\x01 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x04R\x04name\x12<\n\x04type\x18\x02 \x01(\tB(\xd2\xf3\x18$\x08\x01\x18\x80\x01*\x1d[a-z0-9_]+(\\.[a-z0-9_]+){0,4}R\x04type\x12\"\n\x07payload\x18\x03 \x01(\x0c\x42\x08\xd2\xf3\x18\x04 \x80\x80@R\x07payload\x12*\n\x0c\x63ontent_type\x18\x04 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x01R\x0b\x63ontentType\x12.\n\x0c\x63\x61pabilities\x18\x05 \x03(\tB\n\xd2\xf3\x18\x06H\x10P\x01`@R\x0c\x63\x61pabilities\x12\x32\n\x08priority\x18\x06 \x01(\x05\x42\x16\xd2\xf3\x18\x12\x31\x00\x00\x00\x00\x00\x00\x00\x00\x39\x00\x00\x00\x00\x00\x00\"@R\x08priority\x12\x39\n\x0cmax_attempts\x18\x07 \x01(\x05\x42\x16\xd2\xf3\x18\x12\x31\x00\x00\x00\x00\x00\x00\x00\x00\x39\x00\x00\x00\x00\x00\x00Y@R\x0bmaxAttempts\x12\x39\n\nnot_before\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tnotBefore\x12\x34\n\x05state\x18\t \x01(\x0e\x32\x1e.mnemocore.events.v1.TaskStateR\x05state\x12\x1a\n\x08\x61ttempts\x18\n \x01(\x05R\x08\x61ttempts\x12\x1d\n\x05\x61gent\x18\x0b \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x04R\x05\x61gent\x12;\n\x0blease_until\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nleaseUntil\x12 \n\x06result\x18\r \x01(\x0c\x42\x08\xd2\xf3\x18\x04 \x80\x80@R\x06result\x12:\n\x06reason\x18\x0e \x01(\x0e\x32\".mnemocore.events.v1.FailureReasonR\x06reason\x12\x1d\n\x05\x65rror\x18\x0f \x01(\tB\x07\xd2\xf3\x18\x03\x18\xe8\x07R\x05\x65rror\x12%\n\tprincipal\x18\x10 \x01(\tB\x07\xd2\xf3\x18\x03\x18\x80\x01R\tprincipal\x12;\n\x0b\x63reate_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x35\n\x08\x65nd_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\x12\x18\n\x07retries\x18\x13 \x01(\x05R\x07retries*\x94\x02\n\rFailureReason\x12\x1e\n\x1a\x46\x41ILURE_REASON_UNSPECIFIED\x10\x00\x12 \n\x1c\x46\x41ILURE_REASON_HANDLER_ERROR\x10\x01\x12\x1e\n\x1a\x46\x41ILURE_REASON_UNAVAILABLE\x10\x02\x12\x1a\n\x16\x46\x41ILURE_REASON_TIMEOUT\x10\x03\x12 \n\x1c\x46\x41ILURE_REASON_LEASE_EXPIRED\x10\x04\x12 \n\x1c\x46\x41ILURE_REASON_INVALID_EVENT\x10\x05\x12\x1b\n\x17\x46\x41ILURE_REASON_REJECTED\x10\x06\x12$\n FAILURE_REASON_REFUSED_BY_TARGET\x10\x07*a\n\x0cSchemaFormat\x12\x1d\n\x19SCHEMA_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12SCHEMA_FORMAT_JSON\x10\x01\x12\x1a\n\x16SCHEMA_FORMAT_PROTOBUF\x10\x02*\xbe\x01\n\x13SchemaCompatibility\x12$\n SCHEMA_COMPATIBILITY_UNSPECIFIED\x10\x00\x12\x1d\n\x19SCHEMA_COMPATIBILITY_NONE\x10\x01\x12!\n\x1dSCHEMA_COMPATIBILITY_BACKWARD\x10\x02\x12 \n\x1cSCHEMA_COMPATIBILITY_FORWARD\x10\x03\x12\x1d\n\x19SCHEMA_COMPATIBILITY_FULL\x10\x04*e\n\x0c\x41\x63\x63\x65ssAction\x12\x1d\n\x19\x41\x43\x43\x45SS_ACTION_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41\x43\x43\x45SS_ACTION_PUBLISH\x10\x01\x12\x1b\n\x17\x41\x43\x43\x45SS_ACTION_SUBSCRIBE\x10\x02*~\n\x0cWebhookState\x12\x1d\n\x19WEBHOOK_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14WEBHOOK_STATE_ACTIVE\x10\x01\x12\x18\n\x14WEBHOOK_STATE_PAUSED\x10\x02\x12\x1b\n\x17WEBHOOK_STATE_SUSPENDED\x10\x03*Z\n\nAgentState\x12\x1b\n\x17\x41GENT_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41GENT_STATE_ONLINE\x10\x01\x12\x17\n\x13\x41GENT_STATE_OFFLINE\x10\x02*\x9a\x01\n\tTaskState\x12\x1a\n\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11TASK_STATE_QUEUED\x10\x01\x12\x16\n\x12TASK_STATE_RUNNING\x10\x02\x12\x13\n\x0fTASK_STATE_DONE\x10\x03\x12\x13\n\x0fTASK_STATE_DEAD\x10\x04\x12\x18\n\x14TASK_STATE_CANCELLED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +38,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVENT'].fields_by_name['id']._loaded_options = None
   _globals['_EVENT'].fields_by_name['id']._serialized_options = b'\322\363\030\005\010\001\030\200\001'
   _globals['_EVENT'].fields_by_name['source']._loaded_options = None
-  _globals['_EVENT'].fields_by_name['source']._serialized_options = b'\322\363\030\005\010\001\030\200\001'
+  _globals['_EVENT'].fields_by_name['source']._serialized_options = b'\322\363\030\003\030\200\001'
   _globals['_EVENT'].fields_by_name['type']._loaded_options = None
   _globals['_EVENT'].fields_by_name['type']._serialized_options = b'\322\363\030$\010\001\030\200\001*\035[a-z0-9_]+(\\.[a-z0-9_]+){1,4}'
   _globals['_EVENT'].fields_by_name['subject']._loaded_options = None
@@ -50,13 +52,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVENT'].fields_by_name['data']._loaded_options = None
   _globals['_EVENT'].fields_by_name['data']._serialized_options = b'\322\363\030\004 \200\200@'
   _globals['_EVENT'].fields_by_name['tenant']._loaded_options = None
-  _globals['_EVENT'].fields_by_name['tenant']._serialized_options = b'\322\363\030\004\010\001\030@'
+  _globals['_EVENT'].fields_by_name['tenant']._serialized_options = b'\322\363\030\002\030@'
   _globals['_EVENT'].fields_by_name['space_uid']._loaded_options = None
   _globals['_EVENT'].fields_by_name['space_uid']._serialized_options = b'\322\363\030\002X\001'
   _globals['_EVENT'].fields_by_name['revision']._loaded_options = None
   _globals['_EVENT'].fields_by_name['revision']._serialized_options = b'\322\363\030\t1\000\000\000\000\000\000\000\000'
   _globals['_EVENT'].fields_by_name['traceparent']._loaded_options = None
   _globals['_EVENT'].fields_by_name['traceparent']._serialized_options = b'\322\363\030\002\030@'
+  _globals['_EVENT'].fields_by_name['correlation_id']._loaded_options = None
+  _globals['_EVENT'].fields_by_name['correlation_id']._serialized_options = b'\322\363\030\003\030\200\001'
+  _globals['_EVENT'].fields_by_name['causation_id']._loaded_options = None
+  _globals['_EVENT'].fields_by_name['causation_id']._serialized_options = b'\322\363\030\003\030\200\001'
   _globals['_EVENTKEY'].fields_by_name['tenant']._loaded_options = None
   _globals['_EVENTKEY'].fields_by_name['tenant']._serialized_options = b'\322\363\030\004\010\001\030@'
   _globals['_EVENTKEY'].fields_by_name['source']._loaded_options = None
@@ -67,12 +73,116 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVENTFILTER'].fields_by_name['types']._serialized_options = b'\322\363\030\005H `\200\001'
   _globals['_EVENTFILTER'].fields_by_name['space_uid']._loaded_options = None
   _globals['_EVENTFILTER'].fields_by_name['space_uid']._serialized_options = b'\322\363\030\002X\001'
-  _globals['_EVENT']._serialized_start=129
-  _globals['_EVENT']._serialized_end=629
-  _globals['_EVENTKEY']._serialized_start=631
-  _globals['_EVENTKEY']._serialized_end=737
-  _globals['_STOREDEVENT']._serialized_start=740
-  _globals['_STOREDEVENT']._serialized_end=888
-  _globals['_EVENTFILTER']._serialized_start=890
-  _globals['_EVENTFILTER']._serialized_end=973
+  _globals['_EVENTFILTER'].fields_by_name['subjects']._loaded_options = None
+  _globals['_EVENTFILTER'].fields_by_name['subjects']._serialized_options = b'\322\363\030\005H `\200\004'
+  _globals['_GROUP'].fields_by_name['name']._loaded_options = None
+  _globals['_GROUP'].fields_by_name['name']._serialized_options = b'\322\363\030\003\030\200\004'
+  _globals['_GROUP'].fields_by_name['max_attempts']._loaded_options = None
+  _globals['_GROUP'].fields_by_name['max_attempts']._serialized_options = b'\322\363\030\0221\000\000\000\000\000\000\000\0009\000\000\000\000\000\000Y@'
+  _globals['_GROUP'].fields_by_name['owner']._loaded_options = None
+  _globals['_GROUP'].fields_by_name['owner']._serialized_options = b'\322\363\030\003\030\200\001'
+  _globals['_STARTAT'].fields_by_name['after_position']._loaded_options = None
+  _globals['_STARTAT'].fields_by_name['after_position']._serialized_options = b'\322\363\030\t1\000\000\000\000\000\000\000\000'
+  _globals['_ACCESSPOLICY'].fields_by_name['name']._loaded_options = None
+  _globals['_ACCESSPOLICY'].fields_by_name['name']._serialized_options = b'\322\363\030\003\030\200\004'
+  _globals['_ACCESSPOLICY'].fields_by_name['principal']._loaded_options = None
+  _globals['_ACCESSPOLICY'].fields_by_name['principal']._serialized_options = b'\322\363\030\005\010\001\030\200\001'
+  _globals['_ACCESSPOLICY'].fields_by_name['actions']._loaded_options = None
+  _globals['_ACCESSPOLICY'].fields_by_name['actions']._serialized_options = b'\322\363\030\006@\001H\002P\001'
+  _globals['_ACCESSPOLICY'].fields_by_name['types']._loaded_options = None
+  _globals['_ACCESSPOLICY'].fields_by_name['types']._serialized_options = b'\322\363\030\007@\001H `\200\001'
+  _globals['_ACCESSPOLICY'].fields_by_name['subjects']._loaded_options = None
+  _globals['_ACCESSPOLICY'].fields_by_name['subjects']._serialized_options = b'\322\363\030\005H `\200\004'
+  _globals['_WEBHOOK'].fields_by_name['name']._loaded_options = None
+  _globals['_WEBHOOK'].fields_by_name['name']._serialized_options = b'\322\363\030\003\030\200\004'
+  _globals['_WEBHOOK'].fields_by_name['url']._loaded_options = None
+  _globals['_WEBHOOK'].fields_by_name['url']._serialized_options = b'\322\363\030\003\030\200\020'
+  _globals['_WEBHOOK'].fields_by_name['secret']._loaded_options = None
+  _globals['_WEBHOOK'].fields_by_name['secret']._serialized_options = b'\322\363\030\003\030\200\002'
+  _globals['_WEBHOOK'].fields_by_name['description']._loaded_options = None
+  _globals['_WEBHOOK'].fields_by_name['description']._serialized_options = b'\322\363\030\003\030\350\007'
+  _globals['_WEBHOOK'].fields_by_name['pause_reason']._loaded_options = None
+  _globals['_WEBHOOK'].fields_by_name['pause_reason']._serialized_options = b'\322\363\030\003\030\350\007'
+  _globals['_WEBHOOK'].fields_by_name['owner']._loaded_options = None
+  _globals['_WEBHOOK'].fields_by_name['owner']._serialized_options = b'\322\363\030\003\030\200\001'
+  _globals['_WEBHOOK'].fields_by_name['etag']._loaded_options = None
+  _globals['_WEBHOOK'].fields_by_name['etag']._serialized_options = b'\322\363\030\003\030\200\001'
+  _globals['_AGENT'].fields_by_name['name']._loaded_options = None
+  _globals['_AGENT'].fields_by_name['name']._serialized_options = b'\322\363\030\003\030\200\004'
+  _globals['_AGENT'].fields_by_name['capabilities']._loaded_options = None
+  _globals['_AGENT'].fields_by_name['capabilities']._serialized_options = b'\322\363\030\006H@P\001`@'
+  _globals['_AGENT'].fields_by_name['description']._loaded_options = None
+  _globals['_AGENT'].fields_by_name['description']._serialized_options = b'\322\363\030\003\030\350\007'
+  _globals['_AGENT'].fields_by_name['metadata']._loaded_options = None
+  _globals['_AGENT'].fields_by_name['metadata']._serialized_options = b'\322\363\030\004p\003x@'
+  _globals['_AGENT'].fields_by_name['principal']._loaded_options = None
+  _globals['_AGENT'].fields_by_name['principal']._serialized_options = b'\322\363\030\003\030\200\001'
+  _globals['_TASK'].fields_by_name['name']._loaded_options = None
+  _globals['_TASK'].fields_by_name['name']._serialized_options = b'\322\363\030\003\030\200\004'
+  _globals['_TASK'].fields_by_name['type']._loaded_options = None
+  _globals['_TASK'].fields_by_name['type']._serialized_options = b'\322\363\030$\010\001\030\200\001*\035[a-z0-9_]+(\\.[a-z0-9_]+){0,4}'
+  _globals['_TASK'].fields_by_name['payload']._loaded_options = None
+  _globals['_TASK'].fields_by_name['payload']._serialized_options = b'\322\363\030\004 \200\200@'
+  _globals['_TASK'].fields_by_name['content_type']._loaded_options = None
+  _globals['_TASK'].fields_by_name['content_type']._serialized_options = b'\322\363\030\003\030\200\001'
+  _globals['_TASK'].fields_by_name['capabilities']._loaded_options = None
+  _globals['_TASK'].fields_by_name['capabilities']._serialized_options = b'\322\363\030\006H\020P\001`@'
+  _globals['_TASK'].fields_by_name['priority']._loaded_options = None
+  _globals['_TASK'].fields_by_name['priority']._serialized_options = b'\322\363\030\0221\000\000\000\000\000\000\000\0009\000\000\000\000\000\000\"@'
+  _globals['_TASK'].fields_by_name['max_attempts']._loaded_options = None
+  _globals['_TASK'].fields_by_name['max_attempts']._serialized_options = b'\322\363\030\0221\000\000\000\000\000\000\000\0009\000\000\000\000\000\000Y@'
+  _globals['_TASK'].fields_by_name['agent']._loaded_options = None
+  _globals['_TASK'].fields_by_name['agent']._serialized_options = b'\322\363\030\003\030\200\004'
+  _globals['_TASK'].fields_by_name['result']._loaded_options = None
+  _globals['_TASK'].fields_by_name['result']._serialized_options = b'\322\363\030\004 \200\200@'
+  _globals['_TASK'].fields_by_name['error']._loaded_options = None
+  _globals['_TASK'].fields_by_name['error']._serialized_options = b'\322\363\030\003\030\350\007'
+  _globals['_TASK'].fields_by_name['principal']._loaded_options = None
+  _globals['_TASK'].fields_by_name['principal']._serialized_options = b'\322\363\030\003\030\200\001'
+  _globals['_FAILUREREASON']._serialized_start=5403
+  _globals['_FAILUREREASON']._serialized_end=5679
+  _globals['_SCHEMAFORMAT']._serialized_start=5681
+  _globals['_SCHEMAFORMAT']._serialized_end=5778
+  _globals['_SCHEMACOMPATIBILITY']._serialized_start=5781
+  _globals['_SCHEMACOMPATIBILITY']._serialized_end=5971
+  _globals['_ACCESSACTION']._serialized_start=5973
+  _globals['_ACCESSACTION']._serialized_end=6074
+  _globals['_WEBHOOKSTATE']._serialized_start=6076
+  _globals['_WEBHOOKSTATE']._serialized_end=6202
+  _globals['_AGENTSTATE']._serialized_start=6204
+  _globals['_AGENTSTATE']._serialized_end=6294
+  _globals['_TASKSTATE']._serialized_start=6297
+  _globals['_TASKSTATE']._serialized_end=6451
+  _globals['_EVENT']._serialized_start=191
+  _globals['_EVENT']._serialized_end=779
+  _globals['_EVENTKEY']._serialized_start=781
+  _globals['_EVENTKEY']._serialized_end=887
+  _globals['_STOREDEVENT']._serialized_start=890
+  _globals['_STOREDEVENT']._serialized_end=1038
+  _globals['_EVENTFILTER']._serialized_start=1040
+  _globals['_EVENTFILTER']._serialized_end=1162
+  _globals['_GROUP']._serialized_start=1165
+  _globals['_GROUP']._serialized_end=1580
+  _globals['_STARTAT']._serialized_start=1583
+  _globals['_STARTAT']._serialized_end=1858
+  _globals['_STARTAT_EARLIEST']._serialized_start=1832
+  _globals['_STARTAT_EARLIEST']._serialized_end=1842
+  _globals['_STARTAT_LATEST']._serialized_start=1844
+  _globals['_STARTAT_LATEST']._serialized_end=1852
+  _globals['_DEADLETTER']._serialized_start=1861
+  _globals['_DEADLETTER']._serialized_end=2248
+  _globals['_EVENTSCHEMA']._serialized_start=2251
+  _globals['_EVENTSCHEMA']._serialized_end=2683
+  _globals['_ACCESSPOLICY']._serialized_start=2686
+  _globals['_ACCESSPOLICY']._serialized_end=2978
+  _globals['_REFUSAL']._serialized_start=2981
+  _globals['_REFUSAL']._serialized_end=3265
+  _globals['_WEBHOOK']._serialized_start=3268
+  _globals['_WEBHOOK']._serialized_end=3778
+  _globals['_WEBHOOKDELIVERY']._serialized_start=3781
+  _globals['_WEBHOOKDELIVERY']._serialized_end=4078
+  _globals['_AGENT']._serialized_start=4081
+  _globals['_AGENT']._serialized_end=4522
+  _globals['_TASK']._serialized_start=4525
+  _globals['_TASK']._serialized_end=5400
 # @@protoc_insertion_point(module_scope)

@@ -5,9 +5,12 @@ Events and their places in the log."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +21,218 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _FailureReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FailureReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FAILURE_REASON_UNSPECIFIED: _FailureReason.ValueType  # 0
+    """Not said."""
+    FAILURE_REASON_HANDLER_ERROR: _FailureReason.ValueType  # 1
+    """The handler failed; another attempt may help."""
+    FAILURE_REASON_UNAVAILABLE: _FailureReason.ValueType  # 2
+    """Something the handler needs did not answer; another attempt may help."""
+    FAILURE_REASON_TIMEOUT: _FailureReason.ValueType  # 3
+    """The handler was too slow; another attempt may help."""
+    FAILURE_REASON_LEASE_EXPIRED: _FailureReason.ValueType  # 4
+    """The member left, or kept the event longer than its lease."""
+    FAILURE_REASON_INVALID_EVENT: _FailureReason.ValueType  # 5
+    """The event is not what the handler takes: no other attempt is made."""
+    FAILURE_REASON_REJECTED: _FailureReason.ValueType  # 6
+    """The handler does not want the event: no other attempt is made."""
+    FAILURE_REASON_REFUSED_BY_TARGET: _FailureReason.ValueType  # 7
+    """What the event was sent to answered that it takes no such thing: no other attempt is made."""
+
+class FailureReason(_FailureReason, metaclass=_FailureReasonEnumTypeWrapper):
+    """Why an attempt failed."""
+
+FAILURE_REASON_UNSPECIFIED: FailureReason.ValueType  # 0
+"""Not said."""
+FAILURE_REASON_HANDLER_ERROR: FailureReason.ValueType  # 1
+"""The handler failed; another attempt may help."""
+FAILURE_REASON_UNAVAILABLE: FailureReason.ValueType  # 2
+"""Something the handler needs did not answer; another attempt may help."""
+FAILURE_REASON_TIMEOUT: FailureReason.ValueType  # 3
+"""The handler was too slow; another attempt may help."""
+FAILURE_REASON_LEASE_EXPIRED: FailureReason.ValueType  # 4
+"""The member left, or kept the event longer than its lease."""
+FAILURE_REASON_INVALID_EVENT: FailureReason.ValueType  # 5
+"""The event is not what the handler takes: no other attempt is made."""
+FAILURE_REASON_REJECTED: FailureReason.ValueType  # 6
+"""The handler does not want the event: no other attempt is made."""
+FAILURE_REASON_REFUSED_BY_TARGET: FailureReason.ValueType  # 7
+"""What the event was sent to answered that it takes no such thing: no other attempt is made."""
+Global___FailureReason: _TypeAlias = FailureReason  # noqa: Y015
+
+class _SchemaFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SchemaFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SchemaFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCHEMA_FORMAT_UNSPECIFIED: _SchemaFormat.ValueType  # 0
+    """Not declared."""
+    SCHEMA_FORMAT_JSON: _SchemaFormat.ValueType  # 1
+    """JSON Schema; `data` is JSON."""
+    SCHEMA_FORMAT_PROTOBUF: _SchemaFormat.ValueType  # 2
+    """A protobuf descriptor; `data` is the serialised message."""
+
+class SchemaFormat(_SchemaFormat, metaclass=_SchemaFormatEnumTypeWrapper):
+    """In what a schema is written."""
+
+SCHEMA_FORMAT_UNSPECIFIED: SchemaFormat.ValueType  # 0
+"""Not declared."""
+SCHEMA_FORMAT_JSON: SchemaFormat.ValueType  # 1
+"""JSON Schema; `data` is JSON."""
+SCHEMA_FORMAT_PROTOBUF: SchemaFormat.ValueType  # 2
+"""A protobuf descriptor; `data` is the serialised message."""
+Global___SchemaFormat: _TypeAlias = SchemaFormat  # noqa: Y015
+
+class _SchemaCompatibility:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SchemaCompatibilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SchemaCompatibility.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCHEMA_COMPATIBILITY_UNSPECIFIED: _SchemaCompatibility.ValueType  # 0
+    """Not declared: as of the version before, BACKWARD for the first."""
+    SCHEMA_COMPATIBILITY_NONE: _SchemaCompatibility.ValueType  # 1
+    """Anything."""
+    SCHEMA_COMPATIBILITY_BACKWARD: _SchemaCompatibility.ValueType  # 2
+    """Readers of the new version understand events of the version before."""
+    SCHEMA_COMPATIBILITY_FORWARD: _SchemaCompatibility.ValueType  # 3
+    """Readers of the version before understand events of the new one."""
+    SCHEMA_COMPATIBILITY_FULL: _SchemaCompatibility.ValueType  # 4
+    """Both."""
+
+class SchemaCompatibility(_SchemaCompatibility, metaclass=_SchemaCompatibilityEnumTypeWrapper):
+    """What a new version of a schema may change."""
+
+SCHEMA_COMPATIBILITY_UNSPECIFIED: SchemaCompatibility.ValueType  # 0
+"""Not declared: as of the version before, BACKWARD for the first."""
+SCHEMA_COMPATIBILITY_NONE: SchemaCompatibility.ValueType  # 1
+"""Anything."""
+SCHEMA_COMPATIBILITY_BACKWARD: SchemaCompatibility.ValueType  # 2
+"""Readers of the new version understand events of the version before."""
+SCHEMA_COMPATIBILITY_FORWARD: SchemaCompatibility.ValueType  # 3
+"""Readers of the version before understand events of the new one."""
+SCHEMA_COMPATIBILITY_FULL: SchemaCompatibility.ValueType  # 4
+"""Both."""
+Global___SchemaCompatibility: _TypeAlias = SchemaCompatibility  # noqa: Y015
+
+class _AccessAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AccessActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AccessAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ACCESS_ACTION_UNSPECIFIED: _AccessAction.ValueType  # 0
+    """Not declared."""
+    ACCESS_ACTION_PUBLISH: _AccessAction.ValueType  # 1
+    """Publishing them."""
+    ACCESS_ACTION_SUBSCRIBE: _AccessAction.ValueType  # 2
+    """Reading them: streams, pages, groups, dead letters, webhooks."""
+
+class AccessAction(_AccessAction, metaclass=_AccessActionEnumTypeWrapper):
+    """What is done with events."""
+
+ACCESS_ACTION_UNSPECIFIED: AccessAction.ValueType  # 0
+"""Not declared."""
+ACCESS_ACTION_PUBLISH: AccessAction.ValueType  # 1
+"""Publishing them."""
+ACCESS_ACTION_SUBSCRIBE: AccessAction.ValueType  # 2
+"""Reading them: streams, pages, groups, dead letters, webhooks."""
+Global___AccessAction: _TypeAlias = AccessAction  # noqa: Y015
+
+class _WebhookState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WebhookStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WebhookState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WEBHOOK_STATE_UNSPECIFIED: _WebhookState.ValueType  # 0
+    """Not declared."""
+    WEBHOOK_STATE_ACTIVE: _WebhookState.ValueType  # 1
+    """It is."""
+    WEBHOOK_STATE_PAUSED: _WebhookState.ValueType  # 2
+    """Somebody paused it; events wait."""
+    WEBHOOK_STATE_SUSPENDED: _WebhookState.ValueType  # 3
+    """It failed so often that it was paused; events wait."""
+
+class WebhookState(_WebhookState, metaclass=_WebhookStateEnumTypeWrapper):
+    """Whether a webhook is sent events."""
+
+WEBHOOK_STATE_UNSPECIFIED: WebhookState.ValueType  # 0
+"""Not declared."""
+WEBHOOK_STATE_ACTIVE: WebhookState.ValueType  # 1
+"""It is."""
+WEBHOOK_STATE_PAUSED: WebhookState.ValueType  # 2
+"""Somebody paused it; events wait."""
+WEBHOOK_STATE_SUSPENDED: WebhookState.ValueType  # 3
+"""It failed so often that it was paused; events wait."""
+Global___WebhookState: _TypeAlias = WebhookState  # noqa: Y015
+
+class _AgentState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AgentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AgentState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AGENT_STATE_UNSPECIFIED: _AgentState.ValueType  # 0
+    """Not declared."""
+    AGENT_STATE_ONLINE: _AgentState.ValueType  # 1
+    """It was heard in the last 60 s."""
+    AGENT_STATE_OFFLINE: _AgentState.ValueType  # 2
+    """It was silent for longer."""
+
+class AgentState(_AgentState, metaclass=_AgentStateEnumTypeWrapper):
+    """Whether an agent is there."""
+
+AGENT_STATE_UNSPECIFIED: AgentState.ValueType  # 0
+"""Not declared."""
+AGENT_STATE_ONLINE: AgentState.ValueType  # 1
+"""It was heard in the last 60 s."""
+AGENT_STATE_OFFLINE: AgentState.ValueType  # 2
+"""It was silent for longer."""
+Global___AgentState: _TypeAlias = AgentState  # noqa: Y015
+
+class _TaskState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TaskStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TASK_STATE_UNSPECIFIED: _TaskState.ValueType  # 0
+    """Not declared."""
+    TASK_STATE_QUEUED: _TaskState.ValueType  # 1
+    """It waits for an agent."""
+    TASK_STATE_RUNNING: _TaskState.ValueType  # 2
+    """An agent has it."""
+    TASK_STATE_DONE: _TaskState.ValueType  # 3
+    """It is done."""
+    TASK_STATE_DEAD: _TaskState.ValueType  # 4
+    """It failed as often as it may."""
+    TASK_STATE_CANCELLED: _TaskState.ValueType  # 5
+    """Somebody cancelled it."""
+
+class TaskState(_TaskState, metaclass=_TaskStateEnumTypeWrapper):
+    """How a task stands."""
+
+TASK_STATE_UNSPECIFIED: TaskState.ValueType  # 0
+"""Not declared."""
+TASK_STATE_QUEUED: TaskState.ValueType  # 1
+"""It waits for an agent."""
+TASK_STATE_RUNNING: TaskState.ValueType  # 2
+"""An agent has it."""
+TASK_STATE_DONE: TaskState.ValueType  # 3
+"""It is done."""
+TASK_STATE_DEAD: TaskState.ValueType  # 4
+"""It failed as often as it may."""
+TASK_STATE_CANCELLED: TaskState.ValueType  # 5
+"""Somebody cancelled it."""
+Global___TaskState: _TypeAlias = TaskState  # noqa: Y015
 
 @_typing.final
 class Event(_message.Message):
@@ -37,10 +252,14 @@ class Event(_message.Message):
     SPACE_UID_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    CAUSATION_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique within `source`; an event published twice under one id is stored once."""
     source: _builtins.str
-    """Who published it, such as `mnemocore/memory`."""
+    """Who published it, such as `mnemocore/memory`. Clients leave it empty, which means `principals/{principal}`, or name what of
+    theirs published it; what begins with `mnemocore/` is of the platform.
+    """
     type: _builtins.str
     """What happened: 2 to 5 lower-case segments joined by dots, such as `memory.created`."""
     subject: _builtins.str
@@ -52,13 +271,19 @@ class Event(_message.Message):
     data: _builtins.bytes
     """The payload; at most 1 MiB. Empty if it was redacted."""
     tenant: _builtins.str
-    """The tenant it belongs to."""
+    """The tenant it belongs to. Clients leave it empty, which means their own."""
     space_uid: _builtins.str
-    """The internal id of the space it belongs to; empty for events of no space. Order is kept per space."""
+    """The internal id of the space it belongs to; empty for events of no space, and in what clients publish. Order is kept per
+    space; for events of no space per subject, and there is none among events without both.
+    """
     revision: _builtins.int
     """The revision of the space, where there is one."""
     traceparent: _builtins.str
     """W3C trace context of the cause."""
+    correlation_id: _builtins.str
+    """Names all that belongs to one piece of work, such as the id of the request that began it."""
+    causation_id: _builtins.str
+    """The id of the event that led to this one."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it happened."""
@@ -78,10 +303,12 @@ class Event(_message.Message):
         space_uid: _builtins.str = ...,
         revision: _builtins.int = ...,
         traceparent: _builtins.str = ...,
+        correlation_id: _builtins.str = ...,
+        causation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "datacontenttype", b"datacontenttype", "dataschema", b"dataschema", "id", b"id", "revision", b"revision", "source", b"source", "space_uid", b"space_uid", "subject", b"subject", "tenant", b"tenant", "time", b"time", "traceparent", b"traceparent", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["causation_id", b"causation_id", "correlation_id", b"correlation_id", "data", b"data", "datacontenttype", b"datacontenttype", "dataschema", b"dataschema", "id", b"id", "revision", b"revision", "source", b"source", "space_uid", b"space_uid", "subject", b"subject", "tenant", b"tenant", "time", b"time", "traceparent", b"traceparent", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -159,22 +386,690 @@ class EventFilter(_message.Message):
 
     TYPES_FIELD_NUMBER: _builtins.int
     SPACE_UID_FIELD_NUMBER: _builtins.int
+    SUBJECTS_FIELD_NUMBER: _builtins.int
     space_uid: _builtins.str
     """Only this space."""
     @_builtins.property
     def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Any of these types; `*` stands for one segment, `**` at the end for the rest."""
 
+    @_builtins.property
+    def subjects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Any of these subjects, such as `spaces/alice/memories/*`; `*` stands for one segment between slashes, `**` at the end for
+        the rest.
+        """
+
     def __init__(
         self,
         *,
         types: _abc.Iterable[_builtins.str] | None = ...,
         space_uid: _builtins.str = ...,
+        subjects: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["space_uid", b"space_uid", "types", b"types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["space_uid", b"space_uid", "subjects", b"subjects", "types", b"types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EventFilter: _TypeAlias = EventFilter  # noqa: Y015
+
+@_typing.final
+class Group(_message.Message):
+    """A consumer group: members that share the events of a filter, each of which is done by one of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    DEAD_FIELD_NUMBER: _builtins.int
+    LAG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`groups/{group}`."""
+    max_attempts: _builtins.int
+    """How often an event is tried before it is a dead letter; 0 means 5."""
+    owner: _builtins.str
+    """Output only: who made the group."""
+    position: _builtins.int
+    """Output only: everything up to this position was given out or does not match; 0 at the beginning."""
+    in_flight: _builtins.int
+    """Output only: events with a member."""
+    waiting: _builtins.int
+    """Output only: events that wait: for their next attempt, or for an earlier one of the same key."""
+    dead: _builtins.int
+    """Output only: dead letters."""
+    lag: _builtins.int
+    """Output only: how many positions of the log lie behind `position`."""
+    @_builtins.property
+    def filter(self) -> Global___EventFilter:
+        """Which events; an empty filter means all of the tenant."""
+
+    @_builtins.property
+    def lease(self) -> _duration_pb2.Duration:
+        """How long a member has an event before it is taken for lost and given to another, 1 s to 1 h; not set: 60 s."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only: when it was made."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        filter: Global___EventFilter | None = ...,
+        max_attempts: _builtins.int = ...,
+        lease: _duration_pb2.Duration | None = ...,
+        owner: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        position: _builtins.int = ...,
+        in_flight: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        dead: _builtins.int = ...,
+        lag: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "filter", b"filter", "lease", b"lease"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dead", b"dead", "filter", b"filter", "in_flight", b"in_flight", "lag", b"lag", "lease", b"lease", "max_attempts", b"max_attempts", "name", b"name", "owner", b"owner", "position", b"position", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Group: _TypeAlias = Group  # noqa: Y015
+
+@_typing.final
+class StartAt(_message.Message):
+    """Where a reader or a group begins."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Earliest(_message.Message):
+        """The oldest event there is."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Latest(_message.Message):
+        """Only what comes from now on."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    AFTER_POSITION_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    EARLIEST_FIELD_NUMBER: _builtins.int
+    LATEST_FIELD_NUMBER: _builtins.int
+    after_position: _builtins.int
+    """Events after this position."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """Events that the log took at this time or later."""
+
+    @_builtins.property
+    def earliest(self) -> Global___StartAt.Earliest:
+        """The oldest event there is."""
+
+    @_builtins.property
+    def latest(self) -> Global___StartAt.Latest:
+        """Only what comes from now on."""
+
+    def __init__(
+        self,
+        *,
+        after_position: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        earliest: Global___StartAt.Earliest | None = ...,
+        latest: Global___StartAt.Latest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after_position", b"after_position", "at", b"at", "earliest", b"earliest", "latest", b"latest", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_position", b"after_position", "at", b"at", "earliest", b"earliest", "latest", b"latest", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_at: _TypeAlias = _typing.Literal["after_position", "time", "earliest", "latest"]  # noqa: Y015
+    _WhichOneofArgType_at: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_at) -> _WhichOneofReturnType_at | None: ...
+
+Global___StartAt: _TypeAlias = StartAt  # noqa: Y015
+
+@_typing.final
+class DeadLetter(_message.Message):
+    """An event that a group could not do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    REPLAYS_FIELD_NUMBER: _builtins.int
+    FIRST_DEATH_TIME_FIELD_NUMBER: _builtins.int
+    DEATH_TIME_FIELD_NUMBER: _builtins.int
+    REPLAYING_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`groups/{group}/deadLetters/{position}`."""
+    reason: Global___FailureReason.ValueType
+    """Why the last attempt failed."""
+    message: _builtins.str
+    """What the member said of it; at most 1,000 characters."""
+    attempts: _builtins.int
+    """How often it was tried, over all replays."""
+    replays: _builtins.int
+    """How often it was replayed."""
+    replaying: _builtins.bool
+    """True while a replay of it is under way."""
+    @_builtins.property
+    def event(self) -> Global___StoredEvent:
+        """The event; without its payload if that was redacted since."""
+
+    @_builtins.property
+    def first_death_time(self) -> _timestamp_pb2.Timestamp:
+        """When it died, for the first time."""
+
+    @_builtins.property
+    def death_time(self) -> _timestamp_pb2.Timestamp:
+        """When it died last."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        event: Global___StoredEvent | None = ...,
+        reason: Global___FailureReason.ValueType = ...,
+        message: _builtins.str = ...,
+        attempts: _builtins.int = ...,
+        replays: _builtins.int = ...,
+        first_death_time: _timestamp_pb2.Timestamp | None = ...,
+        death_time: _timestamp_pb2.Timestamp | None = ...,
+        replaying: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["death_time", b"death_time", "event", b"event", "first_death_time", b"first_death_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "death_time", b"death_time", "event", b"event", "first_death_time", b"first_death_time", "message", b"message", "name", b"name", "reason", b"reason", "replaying", b"replaying", "replays", b"replays"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeadLetter: _TypeAlias = DeadLetter  # noqa: Y015
+
+@_typing.final
+class EventSchema(_message.Message):
+    """What events of a type must look like, in one version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    DEFINITION_FIELD_NUMBER: _builtins.int
+    MESSAGE_NAME_FIELD_NUMBER: _builtins.int
+    COMPATIBILITY_FIELD_NUMBER: _builtins.int
+    CLOSED_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    PLATFORM_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`schemas/{type}/versions/{version}`."""
+    type: _builtins.str
+    """The type of the events."""
+    version: _builtins.int
+    """1, 2, 3, ..."""
+    format: Global___SchemaFormat.ValueType
+    """In what it is written."""
+    definition: _builtins.bytes
+    """JSON Schema (draft 2020-12) as JSON text, or a serialised google.protobuf.FileDescriptorSet."""
+    message_name: _builtins.str
+    """For protobuf: the full name of the message."""
+    compatibility: Global___SchemaCompatibility.ValueType
+    """What a new version may change."""
+    closed: _builtins.bool
+    """Whether fields that the schema does not know are refused."""
+    platform: _builtins.bool
+    """True for the platform's own, which nobody changes."""
+    description: _builtins.str
+    """What events of the type say."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was registered; not set for those of the platform."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        type: _builtins.str = ...,
+        version: _builtins.int = ...,
+        format: Global___SchemaFormat.ValueType = ...,
+        definition: _builtins.bytes = ...,
+        message_name: _builtins.str = ...,
+        compatibility: Global___SchemaCompatibility.ValueType = ...,
+        closed: _builtins.bool = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        platform: _builtins.bool = ...,
+        description: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "compatibility", b"compatibility", "create_time", b"create_time", "definition", b"definition", "description", b"description", "format", b"format", "message_name", b"message_name", "name", b"name", "platform", b"platform", "type", b"type", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventSchema: _TypeAlias = EventSchema  # noqa: Y015
+
+@_typing.final
+class AccessPolicy(_message.Message):
+    """Allows a principal something. What no policy allows is refused; principals with the scope `events:admin` need none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    ACTIONS_FIELD_NUMBER: _builtins.int
+    TYPES_FIELD_NUMBER: _builtins.int
+    SUBJECTS_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`policies/{policy}`."""
+    principal: _builtins.str
+    """Whom: the name of a principal, or `*` for every principal of the tenant."""
+    @_builtins.property
+    def actions(self) -> _containers.RepeatedScalarFieldContainer[Global___AccessAction.ValueType]:
+        """What it may do."""
+
+    @_builtins.property
+    def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """With events of these types; `*` stands for one segment, `**` at the end for the rest."""
+
+    @_builtins.property
+    def subjects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """And of these subjects only; empty: of any. Patterns as in EventFilter."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only: when it was made."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        principal: _builtins.str = ...,
+        actions: _abc.Iterable[Global___AccessAction.ValueType] | None = ...,
+        types: _abc.Iterable[_builtins.str] | None = ...,
+        subjects: _abc.Iterable[_builtins.str] | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "create_time", b"create_time", "name", b"name", "principal", b"principal", "subjects", b"subjects", "types", b"types"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccessPolicy: _TypeAlias = AccessPolicy  # noqa: Y015
+
+@_typing.final
+class Refusal(_message.Message):
+    """What was refused because no policy allows it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_TIME_FIELD_NUMBER: _builtins.int
+    LAST_TIME_FIELD_NUMBER: _builtins.int
+    principal: _builtins.str
+    """Who tried."""
+    action: Global___AccessAction.ValueType
+    """What."""
+    target: _builtins.str
+    """With which types or pattern of types, and subjects."""
+    method: _builtins.str
+    """The method that was called, or `webhook`."""
+    count: _builtins.int
+    """How often in that hour."""
+    @_builtins.property
+    def first_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was tried first in that hour."""
+
+    @_builtins.property
+    def last_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was tried last in that hour."""
+
+    def __init__(
+        self,
+        *,
+        principal: _builtins.str = ...,
+        action: Global___AccessAction.ValueType = ...,
+        target: _builtins.str = ...,
+        method: _builtins.str = ...,
+        count: _builtins.int = ...,
+        first_time: _timestamp_pb2.Timestamp | None = ...,
+        last_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_time", b"first_time", "last_time", b"last_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "count", b"count", "first_time", b"first_time", "last_time", b"last_time", "method", b"method", "principal", b"principal", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Refusal: _TypeAlias = Refusal  # noqa: Y015
+
+@_typing.final
+class Webhook(_message.Message):
+    """An HTTP endpoint that is sent events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PAUSE_REASON_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`webhooks/{webhook}`."""
+    url: _builtins.str
+    """Where events are sent: https, or http if the installation allows it."""
+    secret: _builtins.str
+    """What signs the deliveries: 16 to 256 characters. Never returned."""
+    description: _builtins.str
+    """For people."""
+    state: Global___WebhookState.ValueType
+    """Output only: whether it is sent events."""
+    pause_reason: _builtins.str
+    """Output only: why it was paused."""
+    failures: _builtins.int
+    """Output only: deliveries that failed since the last that did not."""
+    owner: _builtins.str
+    """Output only: who made it, or said last what it is sent and where. Events are sent as long as this principal may read them."""
+    etag: _builtins.str
+    """Output only: changes with every change of the webhook by its owner."""
+    @_builtins.property
+    def filter(self) -> Global___EventFilter:
+        """Which events."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only: when it was made."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only: when it was changed last."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        url: _builtins.str = ...,
+        filter: Global___EventFilter | None = ...,
+        secret: _builtins.str = ...,
+        description: _builtins.str = ...,
+        state: Global___WebhookState.ValueType = ...,
+        pause_reason: _builtins.str = ...,
+        failures: _builtins.int = ...,
+        owner: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "filter", b"filter", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "etag", b"etag", "failures", b"failures", "filter", b"filter", "name", b"name", "owner", b"owner", "pause_reason", b"pause_reason", "secret", b"secret", "state", b"state", "update_time", b"update_time", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Webhook: _TypeAlias = Webhook  # noqa: Y015
+
+@_typing.final
+class WebhookDelivery(_message.Message):
+    """One attempt to send an event to a webhook."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    DELIVERED_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Position of the event; 0 for a test."""
+    event_id: _builtins.str
+    """Id of the event."""
+    type: _builtins.str
+    """Type of the event."""
+    attempt: _builtins.int
+    """1 for the first attempt."""
+    status: _builtins.int
+    """HTTP status of the answer; 0 if there was none."""
+    delivered: _builtins.bool
+    """Whether the endpoint took it."""
+    error: _builtins.str
+    """What went wrong, in one line."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was sent."""
+
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """How long it took."""
+
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        event_id: _builtins.str = ...,
+        type: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        status: _builtins.int = ...,
+        delivered: _builtins.bool = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "delivered", b"delivered", "duration", b"duration", "error", b"error", "event_id", b"event_id", "position", b"position", "status", b"status", "time", b"time", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhookDelivery: _TypeAlias = WebhookDelivery  # noqa: Y015
+
+@_typing.final
+class Agent(_message.Message):
+    """A program that works for a tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
+    LAST_HEARTBEAT_TIME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`agents/{agent}`."""
+    description: _builtins.str
+    """For people."""
+    state: Global___AgentState.ValueType
+    """Output only: whether it is there."""
+    load: _builtins.float
+    """Output only: how busy it said it is: 0 idle, 1 full."""
+    principal: _builtins.str
+    """Output only: who registered it."""
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it can do, such as `summarise` or `search.web`."""
+
+    @_builtins.property
+    def metadata(self) -> _struct_pb2.Struct:
+        """Anything that is worth knowing of it."""
+
+    @_builtins.property
+    def last_heartbeat_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only: when it was heard last."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only: when it was registered first."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        description: _builtins.str = ...,
+        metadata: _struct_pb2.Struct | None = ...,
+        state: Global___AgentState.ValueType = ...,
+        load: _builtins.float = ...,
+        last_heartbeat_time: _timestamp_pb2.Timestamp | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        principal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "last_heartbeat_time", b"last_heartbeat_time", "metadata", b"metadata"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "create_time", b"create_time", "description", b"description", "last_heartbeat_time", b"last_heartbeat_time", "load", b"load", "metadata", b"metadata", "name", b"name", "principal", b"principal", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Agent: _TypeAlias = Agent  # noqa: Y015
+
+@_typing.final
+class Task(_message.Message):
+    """A piece of work for an agent that can do it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    LEASE_UNTIL_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tasks/{task}`."""
+    type: _builtins.str
+    """What is to be done, such as `summarise`."""
+    payload: _builtins.bytes
+    """What it is to be done with."""
+    content_type: _builtins.str
+    """Media type of `payload`."""
+    priority: _builtins.int
+    """0 to 9; the higher, the sooner. Each step is worth a minute of waiting, so nothing waits for ever."""
+    max_attempts: _builtins.int
+    """How often it is tried; 0 means 5."""
+    state: Global___TaskState.ValueType
+    """Output only: how it stands."""
+    attempts: _builtins.int
+    """Output only: how often it was tried, over all retries. No number is given twice."""
+    agent: _builtins.str
+    """Output only: who has it, `agents/{agent}`."""
+    result: _builtins.bytes
+    """Output only: what came out, or what the last attempt said when it failed."""
+    reason: Global___FailureReason.ValueType
+    """Output only: why the last attempt failed."""
+    error: _builtins.str
+    """Output only: what the last attempt said when it failed."""
+    principal: _builtins.str
+    """Output only: who asked for it."""
+    retries: _builtins.int
+    """Output only: how often it was retried after its death."""
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What an agent must be able to do, all of it."""
+
+    @_builtins.property
+    def not_before(self) -> _timestamp_pb2.Timestamp:
+        """Not before then."""
+
+    @_builtins.property
+    def lease_until(self) -> _timestamp_pb2.Timestamp:
+        """Output only: until when."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only: when it was asked for."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only: when it was done, died or was cancelled."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        type: _builtins.str = ...,
+        payload: _builtins.bytes = ...,
+        content_type: _builtins.str = ...,
+        capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        priority: _builtins.int = ...,
+        max_attempts: _builtins.int = ...,
+        not_before: _timestamp_pb2.Timestamp | None = ...,
+        state: Global___TaskState.ValueType = ...,
+        attempts: _builtins.int = ...,
+        agent: _builtins.str = ...,
+        lease_until: _timestamp_pb2.Timestamp | None = ...,
+        result: _builtins.bytes = ...,
+        reason: Global___FailureReason.ValueType = ...,
+        error: _builtins.str = ...,
+        principal: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        retries: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "lease_until", b"lease_until", "not_before", b"not_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "attempts", b"attempts", "capabilities", b"capabilities", "content_type", b"content_type", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "lease_until", b"lease_until", "max_attempts", b"max_attempts", "name", b"name", "not_before", b"not_before", "payload", b"payload", "principal", b"principal", "priority", b"priority", "reason", b"reason", "result", b"result", "retries", b"retries", "state", b"state", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Task: _TypeAlias = Task  # noqa: Y015

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -48,8 +48,20 @@ class Log(Protocol):
     async def remove(self, tenant: Any, space_uid: Any, keep_id: str, limit: int) -> int:
         """Remove events of a space."""
 
+    async def trim(self, stored_before: datetime | None, keep: int | None, limit: int) -> int:
+        """Remove the oldest events of no space."""
+
+    async def trimmed(self) -> int:
+        """The newest position that was trimmed."""
+
     async def read(self, after: int, where: Any, limit: int) -> Any:
         """Read a page."""
+
+    async def get(self, positions: Sequence[int]) -> list[Any]:
+        """The events at positions."""
+
+    async def position_before(self, time: datetime) -> int:
+        """The position before the first event of a time or later."""
 
     async def head(self) -> int:
         """The newest position."""
@@ -65,6 +77,9 @@ class Sample:
     tenant: str = "acme"
     space_uid: str = SPACE_A
     data: bytes = b""
+    subject: str = "spaces/alice"
+    correlation_id: str = ""
+    causation_id: str = ""
 
 
 class EventLogConformance(ABC):
@@ -79,7 +94,14 @@ class EventLogConformance(ABC):
         """An event of the engine's domain with the sample's attributes."""
 
     @abstractmethod
-    def where(self, *, types: tuple[str, ...] = (), space_uid: str = "", tenant: str = "") -> Any:
+    def where(
+        self,
+        *,
+        types: tuple[str, ...] = (),
+        space_uid: str = "",
+        tenant: str = "",
+        subjects: tuple[str, ...] = (),
+    ) -> Any:
         """A filter; what is empty is not asked for."""
 
     def events(self, *ids: str, **attributes: Any) -> list[Any]:
@@ -124,6 +146,7 @@ class EventLogConformance(ABC):
         log = await self.open_log()
         samples = [
             Sample("plain", data=bytes(range(256))),
+            Sample("correlated", correlation_id="request:\u00fc", causation_id="plain", subject=""),
             Sample("'; DROP TABLE events.log; --", source="\u00fc\u4f60\U0001f600 ", space_uid="", data=b"x" * 300_000),
         ]
         events = [self.event(sample) for sample in samples]
@@ -237,6 +260,154 @@ class EventLogConformance(ABC):
         found = await self.read_all(reader, limit=7)
         assert [place.event.id for place in found] == [f"kept:{n}" for n in range(30)]
 
+    async def of_no_space(self, log: Log, ids: str, seconds: float = 0) -> list[int]:
+        """Append events of no space, stored at a time of their own."""
+        return await log.append(self.events(*ids, space_uid=""), STORED_AT + timedelta(seconds=seconds))
+
+    async def test_trimming_by_age(self) -> None:
+        """What was stored before a time, the oldest first, in bounded portions; events of spaces and the head stay."""
+        log, other = await self.open_log(), await self.open_log()
+        await self.of_no_space(log, "abc", seconds=0)
+        await log.append(self.events("kept"), STORED_AT)
+        await self.of_no_space(log, "d", seconds=10)
+        await self.of_no_space(log, "ef", seconds=20)
+        assert await log.trimmed() == 0
+        assert await log.trim(STORED_AT, None, 100) == 0
+        assert await log.trim(None, None, 100) == 0
+        assert await log.trimmed() == 0
+        assert await log.trim(STORED_AT + timedelta(seconds=20), None, 2) == 2
+        assert (await other.trimmed(), await other.head()) == (2, 7)
+        assert [place.event.id for place in await self.read_all(log)] == ["c", "kept", "d", "e", "f"]
+        assert [await other.trim(STORED_AT + timedelta(seconds=20), None, 2) for _ in range(2)] == [2, 0]
+        assert await log.trimmed() == 5
+        assert [(each.position, each.event.id) for each in await self.read_all(log)] == [
+            (4, "kept"),
+            (6, "e"),
+            (7, "f"),
+        ]
+        assert await log.trim(STORED_AT + timedelta(days=1), None, 100) == 2
+        assert (await log.trimmed(), await log.head()) == (7, 7)
+        assert await self.of_no_space(log, "g") == [8]
+
+    async def test_trimming_by_number(self) -> None:
+        """What is older than the newest so many of no space; those of spaces are not counted."""
+        log = await self.open_log()
+        await self.of_no_space(log, "abcde")
+        await log.append(self.events("kept", "kept too"), STORED_AT)
+        await self.of_no_space(log, "fg")
+        assert await log.trim(None, 7, 100) == 0
+        assert await log.trim(None, 4, 2) == 2
+        assert await log.trim(None, 4, 100) == 1
+        assert await log.trim(None, 4, 100) == 0
+        assert await log.trimmed() == 3
+        assert "".join(each.event.id[0] for each in await self.read_all(log)) == "dekkfg"
+        await self.of_no_space(log, "h")
+        await log.remove("acme", SPACE_A, "", 100)
+        assert await log.trim(None, 4, 100) == 1
+        assert await log.trim(None, 0, 100) == 4
+        assert (await self.read_all(log), await log.trimmed(), await log.head()) == ([], 10, 10)
+
+    async def test_trimming_by_age_and_number(self) -> None:
+        """What one of the two asks for goes."""
+        log = await self.open_log()
+        await self.of_no_space(log, "abc", seconds=0)
+        await self.of_no_space(log, "def", seconds=10)
+        assert await log.trim(STORED_AT + timedelta(seconds=5), 5, 100) == 3
+        assert await log.trim(STORED_AT + timedelta(seconds=5), 1, 100) == 2
+        assert [place.event.id for place in await self.read_all(log)] == ["f"]
+
+    async def test_what_was_trimmed_is_forgotten(self) -> None:
+        """Its key is free, and redacting it does nothing."""
+        log = await self.open_log()
+        await self.of_no_space(log, "ab")
+        assert await log.trim(None, 1, 100) == 1
+        assert await log.redact([("acme", "mnemocore/memory", "a")]) == 0
+        assert await self.of_no_space(log, "ab") == [3, 2]
+        assert [place.event.id for place in await self.read_all(log)] == ["b", "a"]
+
+    async def test_trimming_beside_appenders_readers_and_another_trimmer(self) -> None:
+        """The newest are kept, and readers miss nothing behind what was trimmed."""
+        logs = [await self.open_log() for _ in range(4)]
+        ended = asyncio.Event()
+
+        async def append() -> None:
+            for n in range(40):
+                ids = [f"{n}:{i}" for i in range(10)]
+                await logs[0].append(self.events(*ids, space_uid=""), STORED_AT)
+            ended.set()
+
+        async def trim(log: Log) -> None:
+            while not ended.is_set():
+                await log.trim(None, 30, 7)
+            while await log.trim(None, 30, 7):
+                pass
+
+        async def follow() -> None:
+            after = 0
+            while after < 400:
+                page = await logs[3].read(after, self.where(), 20)
+                seen = [place.position for place in page.events]
+                trimmed = await logs[3].trimmed()
+                assert set(range(max(after, trimmed) + 1, page.resume + 1)) <= set(seen)
+                after = page.resume
+
+        async with asyncio.timeout(60):
+            await asyncio.gather(append(), trim(logs[1]), trim(logs[2]), follow())
+        found = await self.read_all(logs[0])
+        assert [place.position for place in found] == list(range(371, 401))
+        assert await logs[0].trimmed() == 370
+
+    async def test_getting_events_by_their_positions(self) -> None:
+        """In the order of positions, whatever the order asked for; those that are not there are left out."""
+        log = await self.open_log()
+        events = [*self.events("a", "b", data=b"x" * 1000), *self.events("c", "d", space_uid=""), *self.events("e")]
+        await log.append(events, STORED_AT)
+        assert await log.get([]) == []
+        found = await log.get([5, 2, 99, 2, 3, 0])
+        assert [(place.position, place.event) for place in found] == [(2, events[1]), (3, events[2]), (5, events[4])]
+        assert {place.stored_at for place in found} == {STORED_AT}
+        await log.trim(None, 1, 100)
+        await log.remove("acme", SPACE_A, "e", 100)
+        assert [place.position for place in await log.get([1, 2, 3, 4, 5])] == [4, 5]
+        assert len(await log.get([4, *range(1000, 1999)])) == 1
+
+    async def test_the_times_of_the_log_never_go_back(self) -> None:
+        """Whatever a replica's clock says."""
+        log, other = await self.open_log(), await self.open_log()
+        for each, name, seconds in ((log, "a", 5), (other, "b", 3), (log, "c", 6), (other, "d", 0), (log, "e", 7)):
+            await self.of_no_space(each, name, seconds)
+        found = await self.read_all(log)
+        assert [(place.stored_at - STORED_AT).total_seconds() for place in found] == [5, 5, 6, 6, 7]
+
+    async def test_the_position_before_a_time(self) -> None:
+        """Everything stored at the time or later lies after it, everything before does not."""
+        log = await self.open_log()
+        assert await log.position_before(STORED_AT) == 0
+        for n, ids in enumerate(("abc", "d", "ef", "g", "hi")):
+            await self.of_no_space(log, ids, seconds=10 * n)
+
+        async def positions() -> list[int]:
+            times = (-1, 0, 0.000001, 10, 11, 20, 30, 40, 40.000001, 1e9)
+            return [await log.position_before(STORED_AT + timedelta(seconds=each)) for each in times]
+
+        assert await positions() == [0, 0, 3, 3, 4, 4, 6, 7, 9, 9]
+        await log.trim(STORED_AT + timedelta(seconds=20), None, 100)
+        assert await positions() == [4, 4, 4, 4, 4, 4, 6, 7, 9, 9]
+        await log.trim(None, 0, 100)
+        assert await positions() == [9] * 10
+
+    async def test_the_position_before_a_time_in_a_log_with_holes(self) -> None:
+        """Wherever they are."""
+        log = await self.open_log()
+        for n in range(64):
+            space = SPACE_A if n % 5 and not 20 <= n < 40 else SPACE_B
+            await log.append(self.events(f"{n}", space_uid=space), STORED_AT + timedelta(seconds=n))
+        await log.remove("acme", SPACE_B, "", 100)
+        left = {place.position for place in await self.read_all(log)}
+        for n in range(66):
+            first = min((position for position in left if position - 1 >= n), default=65)
+            assert await log.position_before(STORED_AT + timedelta(seconds=n)) == first - 1
+
     async def test_reading_starts_after_a_position_and_obeys_the_limit(self) -> None:
         """The resume position is the last event's when the page is full."""
         log = await self.open_log()
@@ -271,6 +442,36 @@ class EventLogConformance(ABC):
             (self.where(tenant="other"), "5"),
             (self.where(types=("memory.*",), space_uid=SPACE_A, tenant="acme"), "1"),
             (self.where(types=("nothing.*",)), ""),
+        ):
+            assert "".join(place.event.id for place in await self.read_all(log, where)) == wanted
+
+    async def test_filters_of_subjects(self) -> None:
+        """By patterns of subjects, whose characters are taken literally, alone and with other conditions."""
+        log = await self.open_log()
+        subjects = [
+            "spaces/a",
+            "spaces/a/memories/m",
+            "spaces/a/memories/m/parts/p",
+            "spaces/\u00fc (b)/memories/m.n",
+            "spaces/a/memories/mxn",
+            "",
+            "SPACES/a",
+            "spaces/a\nb",
+        ]
+        samples = [Sample(f"{n}", subject=subject) for n, subject in enumerate(subjects, 1)]
+        await log.append([self.event(sample) for sample in samples], STORED_AT)
+        await log.append([self.event(Sample("9", subject="spaces/a", type="session.created"))], STORED_AT)
+        for where, wanted in (
+            (self.where(subjects=("spaces/a",)), "19"),
+            (self.where(subjects=("spaces/*",)), "189"),
+            (self.where(subjects=("spaces/**",)), "1234589"),
+            (self.where(subjects=("spaces/*/memories/*",)), "245"),
+            (self.where(subjects=("spaces/*/memories/m.n",)), "4"),
+            (self.where(subjects=("spaces/\u00fc (b)/**",)), "4"),
+            (self.where(subjects=("spaces/a/memories/**", "*/a")), "123579"),
+            (self.where(subjects=("**",)), "12345789"),
+            (self.where(subjects=("*",)), ""),
+            (self.where(subjects=("spaces/a",), types=("memory.*",)), "1"),
         ):
             assert "".join(place.event.id for place in await self.read_all(log, where)) == wanted
 

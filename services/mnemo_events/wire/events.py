@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
 
 from mnemo_events.domain.event import Event
-from mnemo_events.domain.filter import Filter, check_types
+from mnemo_events.domain.filter import Filter, check_subjects, check_types
 from mnemocore.events.v1 import resources_pb2
 from mnemocore.ids import SpaceUid, Tenant
 from mnemocore.wire import to_datetime, to_timestamp
 
 if TYPE_CHECKING:
     from mnemo_events.domain.event import StoredEvent
+
+KEPT: Final = 1024
+"""Messages that are kept for those who read the same events, of events with at most SMALL bytes of payload."""
+SMALL: Final = 4096
 
 
 def to_event(message: resources_pb2.Event) -> Event:
@@ -29,16 +34,32 @@ def to_event(message: resources_pb2.Event) -> Event:
         space_uid=SpaceUid(message.space_uid),
         revision=message.revision,
         traceparent=message.traceparent,
+        correlation_id=message.correlation_id,
+        causation_id=message.causation_id,
     )
 
 
-def to_filter(message: resources_pb2.EventFilter, tenant: Tenant | None = None) -> Filter:
-    """The filter of a request, for one tenant or all. Raises InvalidFieldError for a malformed pattern."""
-    return Filter(check_types(message.types), SpaceUid(message.space_uid) if message.space_uid else None, tenant)
+def to_filter(message: resources_pb2.EventFilter, tenant: Tenant | None = None, field: str = "filter") -> Filter:
+    """The filter in the field `field` of a request, for one tenant or all. Raises InvalidFieldError if malformed."""
+    return Filter(
+        check_types(message.types, f"{field}.types"),
+        SpaceUid(message.space_uid) if message.space_uid else None,
+        tenant,
+        check_subjects(message.subjects, f"{field}.subjects"),
+    )
+
+
+def from_filter(where: Filter) -> resources_pb2.EventFilter:
+    """A filter for an answer."""
+    return resources_pb2.EventFilter(types=where.types, space_uid=where.space_uid or "", subjects=where.subjects)
 
 
 def from_stored(stored: StoredEvent) -> resources_pb2.StoredEvent:
-    """An event of the log for an answer."""
+    """An event of the log for an answer, to be copied and not to be changed: many readers are given the same ones."""
+    return _kept(stored) if len(stored.event.data) <= SMALL else _converted(stored)
+
+
+def _converted(stored: StoredEvent) -> resources_pb2.StoredEvent:
     event = stored.event
     return resources_pb2.StoredEvent(
         position=stored.position,
@@ -55,6 +76,11 @@ def from_stored(stored: StoredEvent) -> resources_pb2.StoredEvent:
             space_uid=event.space_uid,
             revision=event.revision,
             traceparent=event.traceparent,
+            correlation_id=event.correlation_id,
+            causation_id=event.causation_id,
         ),
         stored_at=to_timestamp(stored.stored_at),
     )
+
+
+_kept: Final = lru_cache(KEPT)(_converted)

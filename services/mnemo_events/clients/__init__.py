@@ -1,0 +1,1 @@
+"""What event-bus talks to: the endpoints of webhooks, over HTTP."""

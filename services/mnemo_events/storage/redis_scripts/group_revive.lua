@@ -1,0 +1,12 @@
+-- ARGV: uid, now, the channel, positions. Returns those that were not held; nothing if the group is gone.
+if not exists() then return false end
+local revived = {}
+for i = 4, #ARGV do
+  if redis.call('HEXISTS', HELD, ARGV[i]) == 0 then
+    hold(ARGV[i], { '', '', 0, ARGV[2], '1' })
+    put_in('', ARGV[i], ARGV[2])
+    revived[#revived + 1] = ARGV[i]
+  end
+end
+if #revived > 0 then wake(ARGV[3]) end
+return table.concat(revived, ' ')

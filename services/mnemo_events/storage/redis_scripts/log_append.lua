@@ -1,0 +1,39 @@
+-- ARGV: stored at, '1' if what is written is on disk when the answer leaves, the channel; of each event the sizes of
+-- its key, space, attributes and payload, and whether it ends the space (1); and these in one piece. Returns the head
+-- and the positions.
+local stored_at, at_once, channel = ARGV[1], ARGV[2] == '1', ARGV[3]
+local before = stored(HEAD)
+local head, latest, places = before, redis.call('GET', LATEST), {}
+if latest and tonumber(latest) > tonumber(stored_at) then stored_at = latest end
+local start = 1
+
+local function taken(size)
+  local piece = string.sub(ARGV[5], start, start + size - 1)
+  start = start + size
+  return piece
+end
+
+for key_size, space_size, attributes_size, size, ends in string.gmatch(ARGV[4], '(%d+) (%d+) (%d+) (%d+) (%d)') do
+  local key, space, attributes, data = taken(key_size), taken(space_size), taken(attributes_size), taken(size)
+  local place = redis.call('HGET', KEYS_OF_EVENTS, key)
+  if not place and space ~= '' then place = redis.call('HGET', ENDS, space) end
+  if not place then
+    head = head + 1
+    place = text(head)
+    redis.call('XADD', LOG, place .. '-0', 'k', key, 's', space, 'a', attributes, 't', stored_at)
+    redis.call('HSET', KEYS_OF_EVENTS, key, place)
+    redis.call('ZADD', base .. 'space:' .. space, place, place)
+    if data ~= '' then redis.call('HSET', DATA, place, data) end
+    if ends == '1' and space ~= '' then redis.call('HSET', ENDS, space, place) end
+  end
+  places[#places + 1] = place
+end
+if head > before then
+  redis.call('SET', LATEST, stored_at)
+  redis.call('SET', HEAD, text(head))
+  if at_once then
+    redis.call('SET', DURABLE, text(head))
+    redis.call('PUBLISH', channel, text(head))
+  end
+end
+return { text(head), table.concat(places, ' ') }

@@ -1,0 +1,2 @@
+-- ARGV: 'durable' or 'trimmed'. Returns that position.
+return text(stored(base .. ARGV[1]))

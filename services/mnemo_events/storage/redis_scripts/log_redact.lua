@@ -1,0 +1,7 @@
+-- ARGV: keys of events. Returns how many had a payload.
+local redacted = 0
+for _, key in ipairs(ARGV) do
+  local place = redis.call('HGET', KEYS_OF_EVENTS, key)
+  if place then redacted = redacted + redis.call('HDEL', DATA, place) end
+end
+return redacted

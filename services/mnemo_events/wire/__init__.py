@@ -1,0 +1,1 @@
+"""Messages of the contracts as values of the domain, and back."""

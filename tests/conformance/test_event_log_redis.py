@@ -1,0 +1,32 @@
+"""The event log on Redis against its suite."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.conformance.test_event_log import LogOfTheDomain
+
+from mnemo_events.storage.redis_engine import RedisEngine, open_redis_engine
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mnemo_events.storage.redis_log import RedisLog
+    from mnemocore.testing.redis import TestRedis
+
+
+class TestRedisLog(LogOfTheDomain):
+    @pytest.fixture(autouse=True)
+    async def _engines(self, redis_server: TestRedis, redis_prefix: str) -> AsyncIterator[None]:
+        self._url, self._prefix = redis_server.url, redis_prefix
+        self._opened: list[RedisEngine] = []
+        yield
+        for engine in self._opened:
+            await engine.stop()
+
+    async def open_log(self) -> RedisLog:
+        engine = open_redis_engine(self._url, prefix=self._prefix)
+        self._opened.append(engine)
+        await engine.start()
+        return engine.log

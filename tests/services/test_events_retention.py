@@ -1,0 +1,99 @@
+"""How long events of no space are kept."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mnemo_events.domain.event import Event
+from mnemo_events.domain.filter import Filter
+from mnemo_events.domain.retention import BATCH, PERIOD_SECONDS, Keep, Retention
+from mnemo_events.storage.postgres_engine import PostgresEngine
+from mnemo_events.storage.postgres_log import PostgresLog
+from mnemocore.errors import StoreUnavailableError
+from mnemocore.ids import SpaceUid, Tenant
+from mnemocore.testing.clock import ManualClock
+from mnemocore.testing.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mnemocore.postgres import Database
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+DAY = 86_400.0
+
+
+class OutFirst(PostgresLog):
+    """A log that does not answer the first time it is to trim."""
+
+    tries = 0
+
+    async def trim(self, stored_before: datetime | None, keep: int | None, limit: int) -> int:
+        self.tries += 1
+        if self.tries == 1:
+            raise StoreUnavailableError
+        return await super().trim(stored_before, keep, limit)
+
+
+@pytest.fixture
+async def log(database: Database) -> OutFirst:
+    await PostgresEngine(database).start()
+    return OutFirst(database)
+
+
+@asynccontextmanager
+async def running(retention: Retention) -> AsyncIterator[None]:
+    task = asyncio.create_task(retention.run())
+    yield
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+def events(first: int, number: int, space_uid: str = "") -> list[Event]:
+    return [
+        Event(
+            id=f"{n}",
+            source="tests",
+            type="test.happened",
+            subject="",
+            time=START,
+            datacontenttype="",
+            dataschema="",
+            data=b"",
+            tenant=Tenant("acme"),
+            space_uid=SpaceUid(space_uid),
+            revision=0,
+            traceparent="",
+        )
+        for n in range(first, first + number)
+    ]
+
+
+async def test_everything_is_kept_unless_told_otherwise(log: OutFirst) -> None:
+    await Retention(log, Keep(), ManualClock(START)).run()
+    assert log.tries == 0
+
+
+async def test_what_is_not_kept_goes_within_a_minute(log: OutFirst) -> None:
+    """In batches until nothing is left of it; by age and by number; also after the log did not answer."""
+    clock = ManualClock(START)
+    await log.append(events(0, 3, "018f0000-0000-7000-8000-00000000000a"), START)
+    await log.append(events(3, 2 * BATCH + 7), START)
+    await log.append(events(3 + 2 * BATCH + 7, 10), START + timedelta(days=1))
+    async with running(Retention(log, Keep(days=2, events=BATCH + 10), clock)):
+        await until(lambda: clock.sleepers == 1)
+        assert (log.tries, await log.trimmed()) == (1, 0)
+        await clock.advance(PERIOD_SECONDS)
+        await until(lambda: log.tries == 4 and clock.sleepers == 1)
+        assert await log.trimmed() == 3 + BATCH + 7
+        await clock.advance(2 * DAY + 1)
+        await until(lambda: log.tries == 6 and clock.sleepers == 1)
+        assert await log.trimmed() == 3 + 2 * BATCH + 7
+        page = await log.read(0, Filter(), 100)
+        assert [stored.position for stored in page.events] == [1, 2, 3, *range(2 * BATCH + 11, 2 * BATCH + 21)]
