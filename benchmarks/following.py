@@ -134,7 +134,7 @@ class Readers:
             self.again += sum(delivery.attempt > 1 for delivery in deliveries)
             for begin in range(0, len(deliveries), 1000):
                 outcomes = [
-                    request.Outcome(position=delivery.event.position, attempt=delivery.attempt, done=request.Done())
+                    request.Outcome(tag=delivery.tag, done=request.Done())
                     for delivery in deliveries[begin : begin + 1000]
                 ]
                 await call.write(request(settle=request.Settle(outcomes=outcomes)))

@@ -44,13 +44,15 @@ class Recorded:
     def __init__(self, call: Any, note: Callable[..., None]) -> None:
         self._call = call
         self._note = note
-        self._said: dict[int, int] = {}
+        self._given: dict[int, tuple[int, int]] = {}
+        """By tag: position and attempt."""
+        self._done: set[int] = set()
 
     async def write(self, request: Any) -> None:
         """Send one message."""
         for outcome in request.settle.outcomes:
             if outcome.WhichOneof("outcome") == "done":
-                self._said[outcome.position] = outcome.attempt
+                self._done.add(outcome.tag)
         await self._call.write(request)
 
     def cancel(self) -> bool:
@@ -59,11 +61,12 @@ class Recorded:
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         async for response in self._call:
-            for position in response.settled:
-                if position in self._said:
-                    self._note("settled", position=position, attempt=self._said.pop(position))
+            for tag in self._done.intersection(response.settled):
+                position, attempt = self._given[tag]
+                self._note("settled", position=position, attempt=attempt)
             for delivery in response.deliveries:
                 stored = delivery.event
+                self._given[delivery.tag] = stored.position, delivery.attempt
                 self._note(
                     "delivered",
                     position=stored.position,

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from mnemo_events.domain.access import Access
 from mnemo_events.domain.arrivals import Arrivals
-from mnemo_events.domain.consumption import MAX_HELD, Consumption, Done, Failed
+from mnemo_events.domain.consumption import MAX_HELD, Consumption
 from mnemo_events.domain.dead_letters import Burials, DeadLetters
 from mnemo_events.domain.eraser import Eraser
 from mnemo_events.domain.event import Event
 from mnemo_events.domain.filter import Filter
 from mnemo_events.domain.group import Reason
 from mnemo_events.domain.group_keeping import MAX_GROUPS, GroupKeeping, GroupSpec
+from mnemo_events.domain.member import Done, Failed
 from mnemo_events.domain.publisher import Publisher
 from mnemo_events.domain.refusals import Refusals
 from mnemo_events.domain.retry_schedule import RetrySchedule
@@ -33,9 +34,9 @@ from mnemocore.testing.clock import ManualClock
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from mnemo_events.domain.consumption import Delivery, Member
     from mnemo_events.domain.dead_letters import DeadLetterStore
     from mnemo_events.domain.group import Group
+    from mnemo_events.domain.member import Delivery, Member
     from mnemo_events.domain.ports import Engine
     from mnemocore.postgres import Database
     from mnemocore.testing.postgres import TestPostgres
@@ -192,9 +193,9 @@ def ids(found: Sequence[Delivery]) -> list[str]:
 
 def done(delivery: Delivery) -> Done:
     """It is done."""
-    return Done(delivery.position, delivery.attempt)
+    return Done(delivery.tag)
 
 
 def failed(delivery: Delivery, reason: Reason = Reason.HANDLER_ERROR, message: str = "no luck") -> Failed:
     """It failed."""
-    return Failed(delivery.position, delivery.attempt, reason, message)
+    return Failed(delivery.tag, reason, message)

@@ -286,10 +286,7 @@ async def bus(engine: Engine, tmp_path: Path) -> BusProcess:
     return BusProcess(tmp_path / "log", **await engine.settings())
 
 
-SLOW_MEMBER = pytest.param(slow_member, marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("fault", [nothing, bus_killed, engine_killed, member_killed, member_stopped, SLOW_MEMBER])
+@pytest.mark.parametrize("fault", [nothing, bus_killed, engine_killed, member_killed, member_stopped, slow_member])
 async def test_every_promise_holds(
     fault: Callable[[Run], Awaitable[None]], bus: BusProcess, engine: Engine, tmp_path: Path
 ) -> None:
@@ -306,7 +303,6 @@ async def test_every_promise_holds_whatever_happens(seed: int, bus: BusProcess, 
     check(history)
 
 
-@pytest.mark.slow
 async def test_events_that_nobody_can_do_hold_up_no_other(bus: BusProcess, engine: Engine, tmp_path: Path) -> None:
     async with Run(bus, engine, tmp_path / "seen", seed=1, events=EVENTS) as run:
         run.poison = 0.4

@@ -26,11 +26,11 @@ from tests.event_groups import (
 )
 
 from mnemo_events.domain.access import Action, Policy
-from mnemo_events.domain.consumption import Failed
 from mnemo_events.domain.dead_letters import MAX_REPLAYED, Death
 from mnemo_events.domain.filter import Filter
 from mnemo_events.domain.group import Reason
 from mnemo_events.domain.group_keeping import GroupSpec
+from mnemo_events.domain.member import Failed
 from mnemo_events.domain.start import EARLIEST, Latest
 from mnemo_events.storage.postgres_dead_letters import PostgresDeadLetters
 from mnemocore.calls import Identity
@@ -148,7 +148,7 @@ async def test_a_replay_that_is_done_ends_the_dead_letter(process: Process) -> N
         assert await process.dead_letters.replay(ADMIN, "workers", [1]) == (0, False)
         (delivery,) = await deliveries(member)
         assert (delivery.event.event.id, delivery.attempt, delivery.replayed) == ("1", 1, True)
-        assert (await member.settle([done(delivery)])).settled == (1,)
+        assert (await member.settle([done(delivery)])).settled == (delivery.tag,)
         assert await process.names(group) == ["2"]
         await process.clock.advance(NEVER)
         assert await take(member) == []
@@ -213,7 +213,7 @@ async def test_what_was_trimmed_before_its_turn_came_is_passed_over(process: Pro
         await process.clock.advance(10)
         assert await take(member) == ["3"]
         assert await process.names(group) == []
-        assert (await member.settle([done(second)])).lost == (2,)
+        assert (await member.settle([done(second)])).lost == (second.tag,)
 
 
 async def test_replaying_all_takes_as_many_calls_as_it_must(process: Process) -> None:
@@ -343,7 +343,7 @@ async def test_what_a_member_said_of_a_redacted_event_goes_with_it(process: Proc
     await process.publish(event("1", data=b"secret"))
     async with process.members(group) as (member,):
         (delivery,) = await deliveries(member)
-        failure = Failed(delivery.position, delivery.attempt, Reason.REJECTED, "cannot read 'secret'")
+        failure = Failed(delivery.tag, Reason.REJECTED, "cannot read 'secret'")
         await member.settle([failure])
     await process.eraser.redact([(ACME, "test", "1")])
     letter = await process.dead_letters.get(ADMIN, "workers", 1)

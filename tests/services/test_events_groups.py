@@ -30,10 +30,11 @@ from tests.event_groups import (
 
 from mnemo_events.domain.access import Action, Policy
 from mnemo_events.domain.consumer import MAX_ANSWERS, Consumer
-from mnemo_events.domain.consumption import MAX_BATCH, MAX_BYTES, Done, Extended, Failed
+from mnemo_events.domain.feed import MAX_BATCH
 from mnemo_events.domain.filter import Filter
 from mnemo_events.domain.group import MAX_WAITING, Reason
 from mnemo_events.domain.group_keeping import GroupSpec
+from mnemo_events.domain.member import MAX_BYTES, Done, Extended, Failed
 from mnemo_events.domain.retry_schedule import RetrySchedule
 from mnemo_events.domain.start import EARLIEST, AfterPosition, AtTime, Latest
 from mnemocore.errors import (
@@ -53,8 +54,8 @@ if TYPE_CHECKING:
 
     from tests.event_groups import Stores
 
-    from mnemo_events.domain.consumption import Member, Report
     from mnemo_events.domain.event import Page
+    from mnemo_events.domain.member import Member, Report
     from mnemo_events.domain.ports import EventLog
     from mnemocore.testing.postgres import TestPostgres
     from mnemocore.testing.redis import TestRedis
@@ -83,7 +84,7 @@ async def test_members_share_the_events_and_each_is_done_once(process: Process) 
         assert sorted(int(name) for each in given for name in ids(each)) == list(range(100))
         for member, each in zip((*members, members[2]), given, strict=True):
             answer = await member.settle([done(delivery) for delivery in each])
-            assert answer.settled == tuple(delivery.position for delivery in each)
+            assert answer.settled == tuple(delivery.tag for delivery in each)
             assert answer.lost == ()
         assert await take(members[0]) == []
     view = await process.groups.get(ADMIN, "workers")
@@ -109,13 +110,13 @@ async def test_what_fails_comes_back_after_2_4_8_and_16_seconds_and_is_dead_afte
         for attempt, seconds in enumerate((2, 4, 8, 16), start=1):
             (delivery,) = await deliveries(member)
             assert delivery.attempt == attempt
-            assert (await member.settle([failed(delivery)])).settled == (1,)
+            assert (await member.settle([failed(delivery)])).settled == (delivery.tag,)
             await process.clock.advance(seconds - 0.6)
             assert await take(member) == []
             await process.clock.advance(1.2)
         (delivery,) = await deliveries(member)
         assert delivery.attempt == 5
-        assert (await member.settle([failed(delivery, message="the end")])).settled == (1,)
+        assert (await member.settle([failed(delivery, message="the end")])).settled == (5,)
         await process.clock.advance(1000)
         assert await take(member) == []
     (letter,) = await process.store.find(group, [1])
@@ -135,7 +136,7 @@ async def test_the_member_may_say_when_it_is_tried_again(process: Process) -> No
     await process.publish(event("1"))
     async with process.members(group) as (member,):
         (delivery,) = await deliveries(member)
-        later = Failed(1, delivery.attempt, Reason.UNAVAILABLE, "busy", timedelta(seconds=30))
+        later = Failed(delivery.tag, Reason.UNAVAILABLE, "busy", timedelta(seconds=30))
         await member.settle([later])
         await process.clock.advance(29)
         assert await take(member) == []
@@ -328,22 +329,67 @@ async def test_what_was_taken_back_before_it_was_handed_over_is_not_handed_over(
         given = await deliveries(member)
         assert len(given) < 7
         answer = await member.settle([failed(given[0])])
-        assert set(answer.lost) == {each.position for each in given[2:]}
+        assert set(answer.lost) == {each.tag for each in given[2:]}
         assert await take(member) == []
 
 
-async def test_only_what_a_member_has_as_that_attempt_counts(process: Process) -> None:
+async def test_only_what_was_delivered_and_is_still_the_members_counts(process: Process) -> None:
     group = await process.group()
     await process.publish(event("1"), event("2"))
     async with process.members(group, 2) as (one, other):
         (delivery,) = await deliveries(one, 1)
-        assert (await other.settle([done(delivery)])).lost == (1,)
-        wrong: list[Report] = [Done(1, 2), Done(2, 1), Done(77, 1), Failed(1, 5, Reason.REJECTED)]
-        assert (await one.settle(wrong)).lost == (1, 1, 2, 77)
+        assert (await other.settle([Done(1)])).lost == (1,)
+        assert (await one.settle([Done(2), Extended(77)])).lost == (2, 77)
         answer = await one.settle([done(delivery), failed(delivery, Reason.REJECTED)])
         assert (answer.settled, answer.lost) == ((1,), (1,))
         assert await take(other) == ["2"]
+        assert (await one.settle([done(delivery)])).lost == (1,)
     assert await process.names(group) == []
+
+
+async def test_what_is_delivered_again_loses_its_former_tag_with_what_comes_after_it(process: Process) -> None:
+    group = await process.group(lease=10)
+    await process.publish(event("1", "a"), event("2", "a"), event("3", "b"))
+    async with process.members(group) as (member,):
+        first, second, third = await deliveries(member)
+        assert member.take_lost() == []
+        await process.clock.advance(6)
+        assert (await member.settle([Extended(second.tag), Extended(third.tag)])).lost == ()
+        await process.clock.advance(5)
+        (again,) = await deliveries(member, 1)
+        assert (again.position, again.attempt, again.tag) == (first.position, 2, 4)
+        assert sorted(member.take_lost()) == [first.tag, second.tag]
+        answer = await member.settle([done(first), done(second), done(third)])
+        assert (answer.settled, answer.lost) == ((third.tag,), (first.tag, second.tag))
+        assert (await member.settle([done(again)])).settled == (again.tag,)
+        assert await take(member) == ["2"]
+
+
+async def test_with_what_another_has_by_now_is_lost_what_comes_after_it(process: Process) -> None:
+    """Else a member would go on with it, before what it failed is done elsewhere."""
+    group = await process.group(lease=10)
+    await process.publish(event("1", "a"), event("2", "a"), event("3", "a"), event("4", "b"))
+    async with process.members(group, 2) as (late, other):
+        (first,) = await deliveries(late, 1)
+        await process.clock.advance(6)
+        second, third, fourth = await deliveries(late, 3)
+        await process.clock.advance(5)
+        assert await take(other, 1) == ["1"]
+        answer = await late.settle([failed(first)])
+        assert (answer.settled, answer.lost) == ((), (first.tag, second.tag, third.tag))
+        assert (await late.settle([done(second), done(fourth)])).settled == (fourth.tag,)
+
+
+async def test_what_was_lost_before_it_was_handed_over_is_not_handed_over(process: Process) -> None:
+    group = await process.group(lease=10)
+    await process.publish(*(event(str(number), "a", data=bytes(1 << 20)) for number in range(8)))
+    async with process.members(group, 2) as (late, other):
+        first, *rest = await deliveries(late)
+        assert len(rest) < 7
+        await process.clock.advance(11)
+        assert (await take(other))[:1] == ["0"]
+        assert (await late.settle([Extended(first.tag)])).lost == tuple(each.tag for each in (first, *rest))
+        assert await take(late) == []
 
 
 async def test_a_member_that_has_lost_an_event_buries_nothing(stores: Stores) -> None:
@@ -356,9 +402,9 @@ async def test_a_member_that_has_lost_an_event_buries_nothing(stores: Stores) ->
         await slow.clock.advance(6)
         (again,) = await deliveries(member)
         assert again.attempt == 2
-        assert (await late.settle([failed(delivery, Reason.REJECTED)])).lost == (1,)
+        assert (await late.settle([failed(delivery, Reason.REJECTED)])).lost == (delivery.tag,)
         assert await slow.names(group) == []
-        assert (await member.settle([done(again)])).settled == (1,)
+        assert (await member.settle([done(again)])).settled == (again.tag,)
 
 
 async def test_extending_begins_the_lease_anew(process: Process) -> None:
@@ -368,11 +414,11 @@ async def test_extending_begins_the_lease_anew(process: Process) -> None:
         (delivery,) = await deliveries(one)
         for _ in range(3):
             await process.clock.advance(8)
-            assert (await one.settle([Extended(1, delivery.attempt)])).settled == (1,)
+            assert (await one.settle([Extended(delivery.tag)])).settled == (1,)
             assert await take(other) == []
         await process.clock.advance(11)
         assert await take(other) == ["1"]
-        assert (await one.settle([Extended(1, delivery.attempt)])).lost == (1,)
+        assert (await one.settle([Extended(delivery.tag)])).lost == (1,)
 
 
 async def test_an_event_that_is_kept_too_long_every_time_is_a_dead_letter(process: Process) -> None:
@@ -634,11 +680,11 @@ async def test_what_is_extended_stays_a_members_when_it_has_as_much_as_it_may(st
         found = await deliveries(member)
         assert len(found) == 2
         await process.clock.advance(50)
-        positions = tuple(each.position for each in found)
-        assert (await member.settle([Extended(each.position, each.attempt) for each in found])).settled == positions
+        tags = tuple(each.tag for each in found)
+        assert (await member.settle([Extended(tag) for tag in tags])).settled == tags
         await process.clock.advance(20)
         assert await take(member) == []
-        assert (await member.settle([done(each) for each in found])).settled == positions
+        assert (await member.settle([done(each) for each in found])).settled == tags
 
 
 class _ForgetfulLog:
@@ -734,9 +780,11 @@ async def test_whatever_members_do_every_event_is_done_or_dead_and_in_order(stor
     async def work_for_a_while(member: Member) -> None:
         """Of a key only what nothing earlier is left of that the member has not done."""
         left: dict[str, set[int]] = defaultdict(set)
+        positions: dict[int, int] = {}
         for _ in range(random_.randint(1, 5)):
             reports: list[Report] = []
             for each in await deliveries(member, random_.randint(1, 8)):
+                positions[each.tag] = each.position
                 key, fate = each.event.event.ordering_key, random_.choices("DFRN", (6, 2, 1, 1))[0]
                 left[key].discard(each.position)
                 is_first = not key or each.position < min(left[key], default=each.position + 1)
@@ -750,7 +798,7 @@ async def test_whatever_members_do_every_event_is_done_or_dead_and_in_order(stor
             if reports:
                 settled = (await member.settle(reports)).settled
                 ended.update(
-                    report.position for report in reports if isinstance(report, Done) and report.position in settled
+                    positions[report.tag] for report in reports if isinstance(report, Done) and report.tag in settled
                 )
             await clock.advance(random_.uniform(0, 4))
 
@@ -784,9 +832,9 @@ async def test_a_consumer_gets_as_many_events_as_it_gives_credit(process: Proces
             await until(lambda: process.clock.sleepers == 1)
             consumer.give_credit(2)
             assert ids((await asyncio.wait_for(waiting, SECONDS)).deliveries) == ["3", "4"]
-            await consumer.settle([done(first.deliveries[0]), Done(9, 1)])
+            await consumer.settle([done(first.deliveries[0]), done(first.deliveries[0])])
             answer = await asyncio.wait_for(anext(messages), SECONDS)
-            assert (answer.deliveries, answer.settled, answer.lost, answer.lag) == ((), (1,), (9,), 5)
+            assert (answer.deliveries, answer.settled, answer.lost, answer.lag) == ((), (1,), (1,), 5)
 
 
 async def test_an_idle_consumer_hears_from_the_service_every_15_seconds(process: Process) -> None:
@@ -808,14 +856,32 @@ async def test_an_idle_consumer_hears_from_the_service_every_15_seconds(process:
 
 async def test_a_consumer_that_does_not_read_its_answers_is_not_heard(process: Process) -> None:
     group = await process.group()
+    await process.publish(event("1"))
     async with process.members(group) as (member,):
-        consumer = Consumer(member, process.clock, 0)
-        await consumer.settle([Done(position, 1) for position in range(1, MAX_ANSWERS + 1)])
-        blocked = asyncio.ensure_future(consumer.settle([Done(1, 1)]))
+        consumer = Consumer(member, process.clock, 1)
         async with aclosing(consumer.messages()) as messages:
+            (delivery,) = (await asyncio.wait_for(anext(messages), SECONDS)).deliveries
+            await consumer.settle([done(delivery)] * MAX_ANSWERS)
+            blocked = asyncio.ensure_future(consumer.settle([done(delivery)]))
             message = await asyncio.wait_for(anext(messages), SECONDS)
-            assert len(message.lost) == MAX_ANSWERS
+            assert (message.settled, len(message.lost)) == ((1,), MAX_ANSWERS - 1)
             await asyncio.wait_for(blocked, SECONDS)
+
+
+async def test_a_consumer_hears_what_was_lost_before_it_is_delivered_again(process: Process) -> None:
+    group = await process.group(lease=10)
+    await process.publish(event("1", "a"), event("2", "a"))
+    async with process.members(group) as (member,):
+        consumer = Consumer(member, process.clock, 4)
+        async with aclosing(consumer.messages()) as messages:
+            assert ids((await asyncio.wait_for(anext(messages), SECONDS)).deliveries) == ["1", "2"]
+            await process.clock.advance(11)
+            message = await asyncio.wait_for(anext(messages), SECONDS)
+            assert (message.deliveries, sorted(message.lost)) == ((), [1, 2])
+            message = await asyncio.wait_for(anext(messages), SECONDS)
+            assert ([each.tag for each in message.deliveries], message.lost) == ([3, 4], ())
+            await process.groups.seek(ADMIN, "workers", Latest())
+            assert sorted((await asyncio.wait_for(anext(messages), SECONDS)).lost) == [3, 4]
 
 
 async def test_a_consumer_that_says_it_ends_gets_its_answers_first(process: Process) -> None:
@@ -887,7 +953,7 @@ async def test_seeking_lets_go_of_everything_and_goes_on_there(process: Process)
         view = await process.groups.seek(ADMIN, "workers", AfterPosition(3))
         assert (view.standing.position, view.standing.in_flight, view.standing.waiting, view.dead) == (3, 0, 0, 1)
         assert await take(member) == ["4", "5", "6"]
-        assert (await member.settle([done(rest[1])])).lost == (3,)
+        assert (await member.settle([done(rest[1])])).lost == (rest[1].tag,)
         await process.groups.seek(ADMIN, "workers", EARLIEST)
         assert await take(member) == ["1", "2", "3", "4", "5", "6"]
         await process.groups.seek(ADMIN, "workers", Latest())

@@ -90,16 +90,16 @@ def settle(*outcomes: Outcome) -> pb.ConsumeEventsRequest:
     return pb.ConsumeEventsRequest(settle=pb.ConsumeEventsRequest.Settle(outcomes=outcomes))
 
 
-def done(position: int, attempt: int = 1) -> Outcome:
-    return Outcome(position=position, attempt=attempt, done=pb.ConsumeEventsRequest.Done())
+def done(tag: int) -> Outcome:
+    return Outcome(tag=tag, done=pb.ConsumeEventsRequest.Done())
 
 
-def failed(position: int, attempt: int = 1, **attributes: Any) -> Outcome:
-    return Outcome(position=position, attempt=attempt, failed=pb.ConsumeEventsRequest.Failed(**attributes))
+def failed(tag: int, **attributes: Any) -> Outcome:
+    return Outcome(tag=tag, failed=pb.ConsumeEventsRequest.Failed(**attributes))
 
 
-def rejected(position: int) -> Outcome:
-    return failed(position, reason=resources_pb2.FAILURE_REASON_REJECTED, message="not mine")
+def rejected(tag: int) -> Outcome:
+    return failed(tag, reason=resources_pb2.FAILURE_REASON_REJECTED, message="not mine")
 
 
 @asynccontextmanager
@@ -162,8 +162,9 @@ async def test_consuming_over_a_socket_as_fast_as_credit_is_given(bus: EventCall
                 (1, False, 1),
                 (1, False, 2),
             ]
-            await call.write(settle(done(1), done(2), done(5)))
-            assert await answer(call) == ([1, 2], [5])
+            assert [each.tag for each in first] == [1, 2]
+            await call.write(settle(done(1), done(2), done(1)))
+            assert await answer(call) == ([1, 2], [1])
             await call.write(credit(3))
             assert ids(await deliveries(call, 3)) == ["2", "3", "4"]
             found = await get(bus.admin)
@@ -224,8 +225,9 @@ async def test_groups_are_listed_by_name_in_pages(bus: EventCallers) -> None:
         ([start(name="groups/webhook-a")], "start.name"),
         ([start(member="a\x00b")], "start.member"),
         ([start(), settle()], "settle.outcomes"),
-        ([start(), settle(Outcome(position=1, attempt=1))], "settle.outcomes[0].outcome"),
-        ([start(), settle(done(0))], "settle.outcomes[0].position"),
+        ([start(), settle(Outcome(tag=1))], "settle.outcomes[0].outcome"),
+        ([start(), settle(done(0))], "settle.outcomes[0].tag"),
+        ([start(), settle(done(1))], "settle.outcomes[0].tag"),
         ([start(), settle(done(1), failed(1, message="\x00"))], "settle.outcomes[1].failed.message"),
         ([start(), settle(failed(1, retry_after=Duration(seconds=-1)))], "settle.outcomes[0].failed.retry_after"),
         ([start(), settle(failed(1, retry_after=Duration(seconds=86401)))], "settle.outcomes[0].failed.retry_after"),
@@ -411,8 +413,8 @@ async def test_a_member_that_reads_nothing_slows_nobody(bus: EventCallers) -> No
         await until(stuck_has_its_share)
         await quick.write(credit(100))
         found = await deliveries(quick, 15)
-        await quick.write(settle(*(done(each.event.position) for each in found)))
-        assert await answer(quick) == ([each.event.position for each in found], [])
+        await quick.write(settle(*(done(each.tag) for each in found)))
+        assert await answer(quick) == ([each.tag for each in found], [])
         assert len(await deliveries(stuck, 5)) == 5
 
 
@@ -447,7 +449,7 @@ async def test_dead_letters_are_listed_replayed_and_purged(bus: EventCallers) ->
     groups, parent = bus.admin.groups, "groups/workers"
     async with consuming(groups, start(credit=4)) as call:
         await deliveries(call, 4)
-        await call.write(settle(*(rejected(position) for position in range(1, 5))))
+        await call.write(settle(*(rejected(tag) for tag in range(1, 5))))
         assert await answer(call) == ([1, 2, 3, 4], [])
         page = await groups.ListDeadLetters(pb.ListDeadLettersRequest(parent=parent, page_size=3), timeout=SECONDS)
         assert [letter.event.event.id for letter in page.dead_letters] == ["1", "2", "3"]
@@ -469,8 +471,8 @@ async def test_dead_letters_are_listed_replayed_and_purged(bus: EventCallers) ->
         await call.write(credit(4))
         (again,) = await deliveries(call, 1)
         assert (again.event, again.attempt, again.replayed) == (letter.event, 1, True)
-        await call.write(settle(done(1)))
-        assert await answer(call) == ([1], [])
+        await call.write(settle(done(again.tag)))
+        assert await answer(call) == ([again.tag], [])
         with refused(DeadLetterNotFoundError, letter.name):
             await groups.GetDeadLetter(pb.GetDeadLetterRequest(name=letter.name), timeout=SECONDS)
         purge = pb.PurgeDeadLettersRequest(parent=parent, before=Timestamp(seconds=1))

@@ -104,11 +104,9 @@ class Bus:
                 failed = wire.ConsumeEventsRequest.Failed(
                     reason=resources_pb2.FAILURE_REASON_REJECTED, message=f"refused by {things.canary}"
                 )
-                outcome = wire.ConsumeEventsRequest.Outcome(
-                    position=given[0].event.position, attempt=given[0].attempt, failed=failed
-                )
+                outcome = wire.ConsumeEventsRequest.Outcome(tag=given[0].tag, failed=failed)
                 await call.write(wire.ConsumeEventsRequest(settle=wire.ConsumeEventsRequest.Settle(outcomes=[outcome])))
-                while given[0].event.position not in (await call.read()).settled:
+                while given[0].tag not in (await call.read()).settled:
                     pass
         finally:
             call.cancel()

@@ -43,16 +43,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class _Work:
-    """An event we were given. `ours`: the server takes our word for it, in the running stream, as `attempt`.
-
-    `outdated`: how often the server may still say that it is lost, and mean an earlier delivery of it.
-    """
+    """An event we were given. `ours`: the server takes our word for it, as the delivery `tag` of the running stream."""
 
     event: ConsumedEvent
-    attempt: int
+    tag: int
     leased_at: float
     ours: bool = True
-    outdated: int = 0
     task: asyncio.Task[None] | None = None
 
     @property
@@ -73,10 +69,10 @@ class _Work:
 
 @dataclass(frozen=True, slots=True)
 class _Word:
-    """What is said of a work: done (`failure` None), failed, or that it takes longer (`extended`)."""
+    """What is said of a work as it was delivered with `tag`: done (`failure` None), failed, or that it takes longer."""
 
     work: _Work
-    attempt: int
+    tag: int
     failure: Failed | None = None
     extended: bool = False
 
@@ -107,10 +103,10 @@ class Consumer:
         self._timeout = timeout
         self._reconnecting = Reconnecting(services, patience)
         self._lanes: Lanes[_Work] = Lanes()
-        self._held: dict[int, _Work] = {}  # by position: what is ours and not finished
-        self._running: dict[tuple[str, str], _Work] = {}
+        self._held: dict[int, _Work] = {}  # by tag: what is ours and not finished
+        self._running: dict[int, _Work] = {}  # by position
         self._outbox: deque[_Word] = deque()
-        self._sent: dict[int, deque[_Word]] = {}  # by position: what the server has not answered
+        self._sent: dict[int, deque[_Word]] = {}  # by tag: what the server has not answered
         self._credit = 0
         self._news = asyncio.Event()  # there is something to send
         self._quiet = asyncio.Event()  # every outcome is stored
@@ -164,12 +160,12 @@ class Consumer:
     async def _read(self, call: Call) -> None:
         async for response in call:
             self._reconnecting.answered()
-            for position in response.settled:
-                self._stored(position)
-            for position in response.lost:
-                self._lost(position)
+            for tag in response.settled:
+                self._stored(tag)
+            for tag in response.lost:
+                self._lost(tag)
             for delivery in response.deliveries:
-                self._take(consumed_from_wire(delivery))
+                self._take(consumed_from_wire(delivery), delivery.tag)
             self._start_handlers()
 
     async def _send(self, call: Call) -> None:
@@ -190,11 +186,11 @@ class Consumer:
     def _next_outcomes(self) -> list[wire.ConsumeEventsRequest.Outcome]:
         """What to say next, at most one thing of each event; noted as sent."""
         said: dict[int, _Word] = {}
-        while self._outbox and len(said) < MAX_OUTCOMES and self._outbox[0].work.position not in said:
+        while self._outbox and len(said) < MAX_OUTCOMES and self._outbox[0].tag not in said:
             word = self._outbox.popleft()
-            said[word.work.position] = word
-            self._sent.setdefault(word.work.position, deque()).append(word)
-        return [_outcome(position, word) for position, word in said.items()]
+            said[word.tag] = word
+            self._sent.setdefault(word.tag, deque()).append(word)
+        return [_outcome(word) for word in said.values()]
 
     async def _keep_leases(self, lease: float) -> None:
         """Extend the lease of everything that is ours when half of it is over."""
@@ -204,25 +200,21 @@ class Consumer:
             for work in self._held.values():
                 if now - work.leased_at >= lease / 2:
                     work.leased_at = now
-                    self._say(_Word(work, work.attempt, extended=True))
+                    self._say(_Word(work, work.tag, extended=True))
 
-    def _take(self, event: ConsumedEvent) -> None:
-        """An event was given to us."""
+    def _take(self, event: ConsumedEvent, tag: int) -> None:
+        """An event was given to us. What we had of it before was lost, but a handler may still run on it."""
         now = self._services.clock.monotonic()
-        given = _Work(event, event.attempt, now)
-        known = self._running.get(given.identity) or self._held.get(event.position)
-        if known is not None:  # it is given to us again while we have it
-            if known.ours:
-                known.outdated += 1
-                self._credit_one()
-            known.attempt, known.leased_at, known.ours = event.attempt, now, True
-            self._held[event.position] = known
+        given = _Work(event, tag, now)
+        if (running := self._running.get(event.position)) is not None:
+            running.tag, running.leased_at, running.ours = tag, now, True
+            self._held[tag] = running
         elif self._is_repeated(given):
             self._credit_one()
-            self._say(_Word(given, given.attempt))
+            self._say(_Word(given, tag))
         else:
             self._finished.pop(given.identity, None)
-            self._held[event.position] = given
+            self._held[tag] = given
             self._lanes.put(given)
 
     def _is_repeated(self, given: _Work) -> bool:
@@ -231,14 +223,14 @@ class Consumer:
         What was done and stored, and comes as a first attempt, is to be done again: the group was sent back.
         """
         stored = self._finished.get(given.identity)
-        return stored is not None and (not stored or given.attempt > 1)
+        return stored is not None and (not stored or given.event.attempt > 1)
 
     def _start_handlers(self) -> None:
         while not self._leaving and len(self._running) < self._concurrency:
             work = self._lanes.take()
             if work is None:
                 return
-            self._running[work.identity] = work
+            self._running[work.position] = work
             work.task = asyncio.create_task(self._handle(work))
 
     async def _handle(self, work: _Work) -> None:
@@ -248,7 +240,7 @@ class Consumer:
                 await call_handler(self._handler, work.event)
         except asyncio.CancelledError as error:
             if self._leaving:
-                del self._running[work.identity]
+                del self._running[work.position]
                 raise
             failure = failure_of(error)
         except Exception as error:  # noqa: BLE001 - of the caller's handler: the group goes on and decides what follows
@@ -257,13 +249,13 @@ class Consumer:
         self._finish(work, failure)
 
     def _finish(self, work: _Work, failure: Failed | None) -> None:
-        del self._running[work.identity]
+        del self._running[work.position]
         if failure is None:
             self._remember(work.identity)
         if work.ours:
-            self._held.pop(work.position, None)
+            del self._held[work.tag]
             self._credit_one()
-            self._say(_Word(work, work.attempt, failure))
+            self._say(_Word(work, work.tag, failure))
         if failure is None or not work.ours:
             self._lanes.open(work.lane)  # after a failure only when the server has said what is lost with it
         self._start_handlers()
@@ -284,14 +276,14 @@ class Consumer:
         self._credit += 1
         self._news.set()
 
-    def _stored(self, position: int) -> None:
+    def _stored(self, tag: int) -> None:
         """The server has taken our word."""
-        said = self._sent.get(position)
+        said = self._sent.get(tag)
         if not said:
             return
         word = said.popleft()
         if not said:
-            del self._sent[position]
+            del self._sent[tag]
         self._answered(word)
         if not word.extended and word.work.identity in self._finished:
             self._finished[word.work.identity] = True
@@ -302,20 +294,19 @@ class Consumer:
         if word.failure is not None:
             self._lanes.open(word.work.lane)
 
-    def _lost(self, position: int) -> None:
+    def _lost(self, tag: int) -> None:
         """It is not ours any more: what waits is dropped, of what runs nothing will be said."""
-        for word in self._sent.pop(position, ()):
+        unsaid = [word for word in self._outbox if word.tag == tag]
+        for word in [*unsaid, *self._sent.pop(tag, ())]:
             self._answered(word)
-        work = self._held.get(position)
-        if work is not None and work.outdated:
-            work.outdated -= 1
-        elif work is not None:
-            del self._held[position]
+        if unsaid:
+            self._outbox = deque(word for word in self._outbox if word.tag != tag)
+        work = self._held.pop(tag, None)
+        if work is not None:
             work.ours = False
             self._credit_one()
             if work.task is None:
                 self._lanes.remove(work)
-        self._outbox = deque(word for word in self._outbox if word.work.position != position or not word.extended)
         self._note_quiet()
 
     def _note_quiet(self) -> None:
@@ -357,8 +348,8 @@ class Consumer:
         await asyncio.gather(*running, return_exceptions=True)
 
 
-def _outcome(position: int, word: _Word) -> wire.ConsumeEventsRequest.Outcome:
-    outcome = wire.ConsumeEventsRequest.Outcome(position=position, attempt=word.attempt)
+def _outcome(word: _Word) -> wire.ConsumeEventsRequest.Outcome:
+    outcome = wire.ConsumeEventsRequest.Outcome(tag=word.tag)
     if word.extended:
         outcome.extended.SetInParent()
     elif word.failure is None:

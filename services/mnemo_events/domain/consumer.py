@@ -6,10 +6,12 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from mnemocore.errors import InvalidFieldError, Violation
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from mnemo_events.domain.consumption import Delivery, Member, Report
+    from mnemo_events.domain.member import Delivery, Member, Report
     from mnemocore.clock import Clock
     from mnemocore.errors import MnemoError
 
@@ -22,7 +24,10 @@ MAX_ANSWERS: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What the stream says at once. `lag`: how many positions of the log the group has not looked at."""
+    """What the stream says at once; `settled` and `lost` are tags of deliveries that came before.
+
+    `lag`: how many positions of the log the group has not looked at.
+    """
 
     deliveries: tuple[Delivery, ...]
     settled: tuple[int, ...]
@@ -49,7 +54,11 @@ class Consumer:
         self._member.interrupt()
 
     async def settle(self, reports: Sequence[Report]) -> None:
-        """Take the word of the member; waits while it does not read the answers. Raises as `Member.settle`."""
+        """Take the word of the member; waits while it does not read the answers.
+
+        Raises as `Member.settle`, and InvalidFieldError for tags that no delivery had.
+        """
+        _refuse_invented(reports, self._member.last_tag)
         while len(self._settled) + len(self._lost) >= MAX_ANSWERS:
             self._sent.clear()
             await self._sent.wait()
@@ -84,7 +93,7 @@ class Consumer:
             deliveries = await self._member.next(self._credit, idle_until - self._clock.monotonic())
             if deliveries:
                 self._credit -= len(deliveries)
-                if answers := self._take_answers():  # what was lost comes before it is given again
+                if answers := self._take_answers():  # what was lost comes before it is delivered again
                     yield Message((), *answers, self._member.known_lag)
                 yield Message(tuple(deliveries), (), (), self._member.known_lag)
                 sent_at = self._clock.monotonic()
@@ -95,8 +104,18 @@ class Consumer:
             raise self._error
 
     def _take_answers(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-        answers = tuple(self._settled), tuple(self._lost)
+        answers = tuple(self._settled), (*self._lost, *self._member.take_lost())
         self._settled.clear()
         self._lost.clear()
         self._sent.set()
         return answers if any(answers) else None
+
+
+def _refuse_invented(reports: Sequence[Report], last_tag: int) -> None:
+    allowed = f"this stream has had the tags 1 to {last_tag}" if last_tag else "this stream has had no delivery yet"
+    if invented := [
+        Violation(f"settle.outcomes[{index}].tag", f"{report.tag}: {allowed}")
+        for index, report in enumerate(reports)
+        if not 1 <= report.tag <= last_tag
+    ]:
+        raise InvalidFieldError.of(invented)

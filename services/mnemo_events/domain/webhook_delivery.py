@@ -17,18 +17,22 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from mnemo_events.domain.access import Action
-from mnemo_events.domain.consumption import Done, Extended, Failed
+from mnemo_events.domain.member import Done, Extended, Failed
 from mnemo_events.domain.news import wait
 from mnemo_events.domain.outbox import Notice
 from mnemo_events.domain.webhook import GROUP_LEASE, SUSPENDED_TYPE, State
 from mnemocore.errors import GroupNotFoundError, MnemoError, ShuttingDownError
 from mnemocore.ids import new_uuid
+from mnemocore.outages import level_of
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from mnemo_events.domain.access import Access
-    from mnemo_events.domain.consumption import Consumption, Delivery, Member, Report
+    from mnemo_events.domain.consumption import Consumption
     from mnemo_events.domain.event import StoredEvent
     from mnemo_events.domain.group import Group
+    from mnemo_events.domain.member import Delivery, Member, Report
     from mnemo_events.domain.ports import EventLog
     from mnemo_events.domain.webhook import Answer, Webhook, WebhookStore
     from mnemo_events.domain.webhook_post import WebhookPost
@@ -112,7 +116,9 @@ class Courier:
             return
         if not await self._may_be_sent(self.webhook):
             return
-        for delivery in await member.next(self._free(), IDLE_SECONDS):
+        deliveries = await member.next(self._free(), IDLE_SECONDS)
+        self._drop(member.take_lost())
+        for delivery in deliveries:
             self._put(member, delivery)
 
     def _free(self) -> int:
@@ -144,12 +150,12 @@ class Courier:
         stored: StoredEvent | None = lane[0].event
         try:
             while not self._ending and not self._stopped.is_set():
-                report = await self._send(lane[0], stored)
+                delivery = lane[0]
+                report = await self._send(delivery, stored)
                 if report is None:
                     return
-                settled = await member.settle([report])
-                lane.popleft()
-                self._drop(lane, settled.lost)
+                answer = await member.settle([report])
+                self._drop((delivery.tag, *answer.lost))
                 self._changed.set()
                 if not lane:
                     return
@@ -157,11 +163,12 @@ class Courier:
         finally:
             del self._lanes[key]
 
-    def _drop(self, lane: deque[Delivery], lost: tuple[int, ...]) -> None:
-        """Leave alone what was taken back."""
-        kept = [delivery for delivery in lane if delivery.position not in lost]
-        lane.clear()
-        lane.extend(kept)
+    def _drop(self, tags: Collection[int]) -> None:
+        """Leave alone what is over."""
+        for lane in self._lanes.values():
+            kept = [delivery for delivery in lane if delivery.tag not in tags]
+            lane.clear()
+            lane.extend(kept)
 
     async def _send(self, delivery: Delivery, stored: StoredEvent | None) -> Report | None:
         """Send one event; what to say of it, None if it stays as if it had not been given.
@@ -172,11 +179,11 @@ class Courier:
         if not await self._may_be_sent(webhook):
             return None
         if stored is None or not webhook.where.matcher()(stored.event):
-            return Done(delivery.position, delivery.attempt)
+            return Done(delivery.tag)
         answer, self._failures = await self._post.send(webhook, stored, delivery.attempt)
         if answer.reason is None:
             self._not_before, self._pauses = self._clock.monotonic(), 0
-            return Done(delivery.position, delivery.attempt)
+            return Done(delivery.tag)
         if answer.gone:
             await self._suspend("the endpoint says that it is gone (HTTP 410)")
             return None
@@ -191,7 +198,7 @@ class Courier:
         if not answer.reason.permanent:
             self._pause(asked or 0.0)
         retry_after = None if asked is None else timedelta(seconds=asked)
-        return Failed(delivery.position, delivery.attempt, answer.reason, answer.error, retry_after)
+        return Failed(delivery.tag, answer.reason, answer.error, retry_after)
 
     def _pause(self, asked: float) -> None:
         """Send nothing for a while, longer every time; what fails together counts once."""
@@ -225,10 +232,10 @@ class Courier:
         """Keep what is being sent, and what waits behind it, from others."""
         while True:
             await self._clock.sleep(GROUP_LEASE.total_seconds() / 3)
-            held = [Extended(each.position, each.attempt) for lane in self._lanes.values() for each in lane]
+            held = [Extended(each.tag) for lane in self._lanes.values() for each in lane]
             if held:
-                with suppress(MnemoError):  # what is lost is noticed when it is settled
-                    await member.settle(held)
+                with suppress(MnemoError):  # the lease lasts for another try
+                    self._drop((await member.settle(held)).lost)
 
 
 @dataclass(slots=True)
@@ -338,7 +345,7 @@ class Dispatcher:
         """Serve a webhook, again after a pause if that fails."""
         if before is not None:
             await asyncio.wait((before,))
-        pause = _FIRST_RESTART
+        pause, said = _FIRST_RESTART, ""
         while not running.stopped.is_set():
             began = self._clock.monotonic()
             try:
@@ -349,11 +356,9 @@ class Dispatcher:
                 _log.info("%s of tenant %s has lost its group", running.webhook.name, running.webhook.tenant)
             except Exception as error:  # noqa: BLE001
                 # Other webhooks go on, and this one after a pause; nothing of it is lost.
-                known = isinstance(error, MnemoError)
-                name, tenant = running.webhook.name, running.webhook.tenant
-                _log.error("sending to %s of tenant %s failed: %s", name, tenant, error, exc_info=not known)
+                said = _log_failure(running.webhook, error, said)
             if self._clock.monotonic() - began > _LONGEST_RESTART:
-                pause = _FIRST_RESTART
+                pause, said = _FIRST_RESTART, ""
             await wait(running.stopped, pause, self._clock)
             pause = min(_LONGEST_RESTART, 2 * pause)
         if self._running.get(running.webhook.uid) is running:
@@ -388,3 +393,13 @@ class Dispatcher:
             await self._queues.remove(webhook)
             raise GroupNotFoundError(group=group.name)
         return group
+
+
+def _log_failure(webhook: Webhook, error: Exception, said: str) -> str:
+    """Log why sending broke off, unless it was `said` the last time; what is said now. What nobody expects is news."""
+    text = f"{type(error).__name__}: {error}"
+    if not isinstance(error, MnemoError):
+        _log.error("sending to %s of tenant %s failed", webhook.name, webhook.tenant, exc_info=error)
+    elif text != said:
+        _log.log(level_of(error), "sending to %s of tenant %s waits: %s", webhook.name, webhook.tenant, text)
+    return text

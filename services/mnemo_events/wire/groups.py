@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from mnemo_events.domain.consumption import Done, Extended, Failed
 from mnemo_events.domain.group import Reason
 from mnemo_events.domain.group_keeping import DEFAULT_ATTEMPTS, DEFAULT_LEASE, GroupSpec
+from mnemo_events.domain.member import Done, Extended, Failed
 from mnemo_events.domain.start import EARLIEST, AfterPosition, AtTime, Latest
 from mnemo_events.wire.events import from_filter, from_stored, to_filter
 from mnemocore.errors import InvalidFieldError, Violation
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
 
     from mnemo_events.domain.consumer import Message
-    from mnemo_events.domain.consumption import Delivery, Report
     from mnemo_events.domain.dead_letters import DeadLetter
     from mnemo_events.domain.group import Group
     from mnemo_events.domain.group_keeping import GroupView
+    from mnemo_events.domain.member import Delivery, Report
     from mnemo_events.domain.start import Start
     from mnemocore.ids import Tenant
 
@@ -135,16 +135,17 @@ def _violations(outcome: group_service_pb2.ConsumeEventsRequest.Outcome, field: 
 
 def _report(outcome: group_service_pb2.ConsumeEventsRequest.Outcome) -> Report:
     if outcome.HasField("done"):
-        return Done(outcome.position, outcome.attempt)
+        return Done(outcome.tag)
     if outcome.HasField("extended"):
-        return Extended(outcome.position, outcome.attempt)
+        return Extended(outcome.tag)
     failed = outcome.failed
     retry_after = _duration(failed.retry_after) if failed.HasField("retry_after") else None
-    return Failed(outcome.position, outcome.attempt, Reason(failed.reason), failed.message, retry_after)
+    return Failed(outcome.tag, Reason(failed.reason), failed.message, retry_after)
 
 
 def _from_delivery(delivery: Delivery) -> group_service_pb2.ConsumeEventsResponse.Delivery:
     return group_service_pb2.ConsumeEventsResponse.Delivery(
+        tag=delivery.tag,
         event=from_stored(delivery.event),
         attempt=delivery.attempt,
         lease_until=to_timestamp(delivery.lease_until),

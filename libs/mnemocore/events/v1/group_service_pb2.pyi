@@ -359,22 +359,19 @@ class ConsumeEventsRequest(_message.Message):
 
         DESCRIPTOR: _descriptor.Descriptor
 
-        POSITION_FIELD_NUMBER: _builtins.int
-        ATTEMPT_FIELD_NUMBER: _builtins.int
+        TAG_FIELD_NUMBER: _builtins.int
         DONE_FIELD_NUMBER: _builtins.int
         FAILED_FIELD_NUMBER: _builtins.int
         EXTENDED_FIELD_NUMBER: _builtins.int
-        position: _builtins.int
-        """Its position."""
-        attempt: _builtins.int
-        """The attempt it was given as."""
+        tag: _builtins.int
+        """The tag of its delivery in this stream."""
         @_builtins.property
         def done(self) -> Global___ConsumeEventsRequest.Done:
             """It is done."""
 
         @_builtins.property
         def failed(self) -> Global___ConsumeEventsRequest.Failed:
-            """It failed."""
+            """It failed. Later events of its key are to be left alone until the answer is there, for some may be lost with it."""
 
         @_builtins.property
         def extended(self) -> Global___ConsumeEventsRequest.Extended:
@@ -383,15 +380,14 @@ class ConsumeEventsRequest(_message.Message):
         def __init__(
             self,
             *,
-            position: _builtins.int = ...,
-            attempt: _builtins.int = ...,
+            tag: _builtins.int = ...,
             done: Global___ConsumeEventsRequest.Done | None = ...,
             failed: Global___ConsumeEventsRequest.Failed | None = ...,
             extended: Global___ConsumeEventsRequest.Extended | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "extended", b"extended", "failed", b"failed", "outcome", b"outcome"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "done", b"done", "extended", b"extended", "failed", b"failed", "outcome", b"outcome", "position", b"position"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "extended", b"extended", "failed", b"failed", "outcome", b"outcome", "tag", b"tag"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["done", "failed", "extended"]  # noqa: Y015
         _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
@@ -493,7 +489,7 @@ Global___ConsumeEventsRequest: _TypeAlias = ConsumeEventsRequest  # noqa: Y015
 
 @_typing.final
 class ConsumeEventsResponse(_message.Message):
-    """A message of the server in ConsumeEvents."""
+    """A message of the server in ConsumeEvents. Every outcome is answered, as settled or as lost."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -503,10 +499,13 @@ class ConsumeEventsResponse(_message.Message):
 
         DESCRIPTOR: _descriptor.Descriptor
 
+        TAG_FIELD_NUMBER: _builtins.int
         EVENT_FIELD_NUMBER: _builtins.int
         ATTEMPT_FIELD_NUMBER: _builtins.int
         LEASE_UNTIL_FIELD_NUMBER: _builtins.int
         REPLAYED_FIELD_NUMBER: _builtins.int
+        tag: _builtins.int
+        """What outcomes and answers call this delivery: unique in its stream, ascending from 1."""
         attempt: _builtins.int
         """1 for the first attempt."""
         replayed: _builtins.bool
@@ -522,6 +521,7 @@ class ConsumeEventsResponse(_message.Message):
         def __init__(
             self,
             *,
+            tag: _builtins.int = ...,
             event: _resources_pb2.StoredEvent | None = ...,
             attempt: _builtins.int = ...,
             lease_until: _timestamp_pb2.Timestamp | None = ...,
@@ -529,7 +529,7 @@ class ConsumeEventsResponse(_message.Message):
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "lease_until", b"lease_until"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "event", b"event", "lease_until", b"lease_until", "replayed", b"replayed"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "event", b"event", "lease_until", b"lease_until", "replayed", b"replayed", "tag", b"tag"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -545,12 +545,13 @@ class ConsumeEventsResponse(_message.Message):
 
     @_builtins.property
     def settled(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """What was said of these positions is stored."""
+        """Tags of deliveries of which what was said is stored."""
 
     @_builtins.property
     def lost(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """These were not this member's any more: another has them, or will. An earlier event of their key failed, or the lease was
-        over.
+        """Tags of deliveries that are not this member's any more, whether it had said anything of them or not: the lease was over, an
+        earlier event of their key failed or was lost, or they are delivered again, with another tag, after this. With one that is
+        lost come all later ones of its key that are lost with it.
         """
 
     def __init__(
