@@ -131,13 +131,16 @@ class RedisEngine:
 
 
 class BusProcess:
-    """`python -m mnemo_events` at one address, however often it is started; what it says goes to the file `log`."""
+    """`python -m mnemo_events` at one address, however often it is started; what it says goes to the file `log`.
+
+    `settings` come before those that it has otherwise.
+    """
 
     def __init__(self, log: Path, **settings: str) -> None:
         self._log = log
         self.address = free_address()
         self._environment = environment_with(
-            internal_token=TOKEN, listen=self.address, log_level="ERROR", poll_seconds="0.5", **settings
+            **{"internal_token": TOKEN, "listen": self.address, "log_level": "ERROR", "poll_seconds": "0.5"} | settings
         )
         self._process: Process | None = None
 

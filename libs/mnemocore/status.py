@@ -144,7 +144,8 @@ def _bad_request(violations: Sequence[Violation]) -> error_details_pb2.BadReques
         room -= len(field.encode()) + len(description.encode()) + 8
         if room < 0:
             left = len(violations) - index
-            bad_request.field_violations.add(field=field, description=f"{left} violations from here on are not listed")
+            unlisted = "1 violation from here on is" if left == 1 else f"{left} violations from here on are"
+            bad_request.field_violations.add(field=field, description=f"{unlisted} not listed")
             break
         bad_request.field_violations.add(field=field, description=description)
     return bad_request

@@ -157,6 +157,7 @@ def _configure_logging(service: str, log_format: str, log_level: str) -> None:
     handler.addFilter(_add_request_id)
     handler.setFormatter(_json_formatter(service) if log_format == "json" else _TextFormatter())
     logging.basicConfig(handlers=[handler], level=log_level.upper(), force=True)
+    logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)  # what it warns of at every attempt we say once
 
 
 def _add_request_id(record: logging.LogRecord) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import secrets
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from mnemocore.errors import DataDirectoryError
@@ -30,19 +31,41 @@ def master_keys_file(directory: Path, environ: Mapping[str, str]) -> str:
 
 
 def _read_or_make(directory: Path) -> Path:
-    """The directory's file `webhooks.key` (mode 0600), made with a new key at the first call."""
+    """The directory's file `webhooks.key` (mode 0600), made with a new key at the first call.
+
+    It is there as a whole or not at all, and never replaced: of those who make it at the same time one wins.
+    """
     path = directory / FILE_NAME
     draft = directory / f".{FILE_NAME}.{secrets.token_hex(8)}"
-    key = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
     try:
         if path.exists():
             return path
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(f"webhooks-{secrets.token_hex(4)} {key}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        try:
+            _write_key(draft)
+            with suppress(FileExistsError):  # somebody else was first
+                path.hardlink_to(draft)
+        finally:
+            draft.unlink(missing_ok=True)
+        _sync(directory)
     except OSError as error:
         raise DataDirectoryError(f"{path}: {error.strerror}", path=str(directory)) from error
     return path
+
+
+def _write_key(path: Path) -> None:
+    """A new file with a new key, on disk."""
+    key = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(f"webhooks-{secrets.token_hex(4)} {key}\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    """Let the names in a directory outlast a crash of the machine."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

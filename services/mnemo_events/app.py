@@ -49,6 +49,7 @@ from mnemo_events.storage.postgres_engine import PostgresEngine
 from mnemo_events.storage.postgres_outbox import PostgresOutbox
 from mnemo_events.storage.postgres_policies import CHANNEL as POLICIES_CHANNEL
 from mnemo_events.storage.postgres_policies import PostgresPolicies, PostgresRefusals
+from mnemo_events.storage.postgres_schemas import CHANNEL as SCHEMAS_CHANNEL
 from mnemo_events.storage.postgres_schemas import PostgresSchemas
 from mnemo_events.storage.postgres_tasks import CHANNEL as TASKS_CHANNEL
 from mnemo_events.storage.postgres_tasks import PostgresTasks
@@ -146,7 +147,7 @@ class EventsApp:
         self._consumption = Consumption(engine, burials, self._arrivals, clock, schedule)
         publisher = Publisher(engine.log, self._arrivals, clock)
         languages: dict[Format, SchemaLanguage] = {Format.JSON: JsonSchemas(), Format.PROTOBUF: ProtobufSchemas()}
-        schemas = Schemas(PostgresSchemas(database), languages, platform_schemas(), clock)
+        self._schemas = schemas = Schemas(PostgresSchemas(database), languages, platform_schemas(), clock, poll_seconds)
         publication = Publication(publisher, access, schemas)
         eraser = Eraser(engine.log, dead_letters, self._consumption, self._subscriptions)
         groups = GroupKeeping(engine, dead_letters, burials, self._consumption, access, clock)
@@ -163,6 +164,7 @@ class EventsApp:
             BackgroundTask("retention", Retention(engine.log, keep, clock).run),
             BackgroundTask("refusals", refusals.run),
             BackgroundTask("policies of other replicas", Listener(database, POLICIES_CHANNEL, self._hear_policies).run),
+            BackgroundTask("schemas of other replicas", Listener(database, SCHEMAS_CHANNEL, self._hear_schemas).run),
         ]
         self.services = [
             self._webhooks.service,
@@ -208,6 +210,11 @@ class EventsApp:
         for task in self._tasks:
             await task.start()
 
+    @property
+    def waiting_claims(self) -> int:
+        """How many claims of agents wait for tasks at this replica."""
+        return self._work.waiting_claims
+
     def drain(self) -> None:
         """End the streams of all subscribers and members; they go on at another replica, or here after the restart."""
         self._subscriptions.drain()
@@ -222,7 +229,7 @@ class EventsApp:
         await self._consumption.stop()
         for task in reversed(self._tasks):
             await task.stop()
-        await self._refusals.write()
+        await self._refusals.finish()
 
     async def ready(self) -> bool:
         """Whether the stores answer."""
@@ -239,6 +246,9 @@ class EventsApp:
 
     def _hear_policies(self, tenant: str | None) -> None:
         self._access.forget(None if tenant is None else Tenant(tenant))
+
+    def _hear_schemas(self, tenant: str | None) -> None:
+        self._schemas.forget(None if tenant is None else Tenant(tenant))
 
     async def _poll(self) -> None:
         while True:
@@ -324,6 +334,11 @@ class _WorkRoom:
             BackgroundTask("leases of tasks", self._work.run_sweeps),
             BackgroundTask("tasks of other replicas", Listener(database, TASKS_CHANNEL, task_news.hear).run),
         )
+
+    @property
+    def waiting_claims(self) -> int:
+        """How many claims wait for tasks."""
+        return self._work.waiting
 
     def drain(self) -> None:
         """End what waits and what watches."""

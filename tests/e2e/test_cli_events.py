@@ -211,7 +211,7 @@ def test_schemas(shell: Shell, kind: str) -> None:
     assert len(shell.json("events", "schemas", "list", at)) == 1
     assert shell.good("events", "schemas", "validate", at, "--data", '{"amount": 1}') == "valid\n"
     broken = shell.run("events", "schemas", "validate", at, "--data", '{"amount": "x"}')
-    assert (broken.returncode, "data.amount" in broken.stdout) == (1, True)
+    assert (broken.returncode, "data.amount" in broken.stdout, broken.stderr) == (1, True, "error: 1 violation\n")
     refused = shell.run("events", "publish", at, "--data", "{}")
     assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
     assert shell.good("events", "schemas", "delete", at, "--yes") == "deleted 1 versions\n"

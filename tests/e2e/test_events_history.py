@@ -43,7 +43,7 @@ GROUP: Final = "workers"
 EVENTS: Final = 400
 KEYS: Final = 6
 LEASE_SECONDS: Final = 1
-SECONDS: Final = 60.0
+SECONDS: Final = 120.0
 OUTAGES: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 """What calls may answer while something is down."""
 GIVES_UP: Final = 0.02

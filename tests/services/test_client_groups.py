@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mnemocore.postgres import Database
 
 NOW = timedelta(0)
+SPACE = "018f0000-0000-7000-8000-00000000000a"
 
 
 @pytest.fixture
@@ -91,8 +92,17 @@ async def test_a_group_from_its_making_to_its_end(events: Events) -> None:
         "ana",
     )
     assert (made.position, made.lag) == (first.position, 0)
-    with pytest.raises(GroupExistsError):
-        await events.create_group("g", types=["bill.*"])
+    with pytest.raises(GroupExistsError) as refused:
+        await events.create_group("g", types=["bill.*", "bill.*"], max_attempts=3)
+    assert str(refused.value) == (
+        "group 'groups/g' exists already and is another: filter.types is order.*, not bill.*; lease is 30 s, not 60 s"
+    )
+    with pytest.raises(GroupExistsError) as refused:
+        await events.create_group("g", subjects=["b", "a"], space_uid=SPACE, lease=timedelta(seconds=30))
+    assert str(refused.value) == (
+        "group 'groups/g' exists already and is another: filter.types is order.*, not (any); "
+        f"filter.subjects is (any), not a, b; filter.space_uid is (any), not {SPACE}; max_attempts is 3, not 5"
+    )
     await events.publish("order.placed", 2)
     handler = Handler()
     async with consuming(events, handler):
@@ -243,7 +253,13 @@ async def test_a_function_that_blocks_runs_in_a_thread(events: Events) -> None:
     assert threading.current_thread() not in threads
 
 
-async def test_leases_are_extended_while_a_handler_runs(events: Events) -> None:
+async def first_lease_end(database: Database) -> datetime:
+    """When the first lease ends of those that members have."""
+    end: datetime = await database.fetchval("SELECT min(due) FROM events.held WHERE member IS NOT NULL")
+    return end
+
+
+async def test_leases_are_extended_while_a_handler_runs(events: Events, database: Database) -> None:
     await events.create_group("g", lease=timedelta(seconds=1))
     ending = asyncio.Event()
     given: list[tuple[Any, int]] = []
@@ -256,9 +272,13 @@ async def test_leases_are_extended_while_a_handler_runs(events: Events) -> None:
     await events.publish_many(EventInput("order.step", number) for number in range(2))
     async with consuming(events, handle):  # one runs, one waits
         await until(lambda: bool(given))
+        first = await first_lease_end(database)
+
+        async def is_longer() -> bool:
+            return await first_lease_end(database) > first + timedelta(seconds=1)
+
         async with consuming(events, other):
-            passed = asyncio.create_task(asyncio.sleep(2.5))
-            await passed
+            await until(is_longer)  # they were extended when the first leases were over already
             ending.set()
             await until_settled(events)
     assert given == [(0, 1), (1, 1)]

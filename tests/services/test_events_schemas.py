@@ -28,6 +28,7 @@ from mnemocore.events.v1 import event_service_pb2, resources_pb2
 from mnemocore.events.v1 import schema_service_pb2 as pb
 from mnemocore.ids import Tenant
 from mnemocore.memory.v1 import resources_pb2 as memory_pb2
+from mnemocore.testing.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -228,6 +229,51 @@ async def test_dataschema_names_the_version(bus: EventCallers) -> None:
     assert list(found) == [f"events[{place}].dataschema" for place in range(4)]
     assert "newest 2" in found["events[0].dataschema"]
     assert list(await violations(bus.admin, order("1", GOOD))) == ["events[0].data"]
+
+
+async def test_publishing_does_not_ask_the_database_for_schemas_it_knows(bus: EventCallers, database: Database) -> None:
+    await register(bus.admin, ORDER)
+    kinds: tuple[dict[str, str], ...] = (
+        {},
+        {"dataschema": "schemas/orders.created/versions/1"},
+        {"type": "without.one"},
+    )
+    await publish(bus.admin, *(order(f"first {number}", **kind) for number, kind in enumerate(kinds)))
+    async with database.transaction() as connection:
+        await connection.execute("LOCK TABLE events.schemas IN ACCESS EXCLUSIVE MODE")
+        await publish(bus.admin, *(order(f"second {number}", **kind) for number, kind in enumerate(kinds)))
+
+
+async def test_what_another_replica_registers_and_deletes_counts_here(bus: EventCallers, database: Database) -> None:
+    """Although which schemas there are is kept: of a type that has none, has one, has another, and has none again."""
+    bad, named = (
+        order("bad", {"amount": "x"}),
+        order("named", {"amount": 1}, dataschema="schemas/orders.created/versions/1"),
+    )
+    assert await violations(bus.admin, bad, named) == {}
+    async with event_callers(database) as other:
+        await register(other.admin, {"type": "object", "properties": {"amount": {"type": "number"}}})
+        await until(lambda: _finds(bus, bad, {"events[0].data.amount"}), SECONDS)
+        assert await violations(bus.admin, named) == {}
+        delete = pb.DeleteSchemaRequest(name="schemas/orders.created")
+        await other.admin.schemas.DeleteSchema(delete, timeout=SECONDS)
+        await register(other.admin, {"type": "object", "properties": {"amount": {"type": "string"}}})
+        await until(lambda: _finds(bus, named, {"events[0].data.amount"}), SECONDS)
+        await other.admin.schemas.DeleteSchema(delete, timeout=SECONDS)
+        await until(lambda: _finds(bus, named, set()), SECONDS)
+
+
+async def _finds(bus: EventCallers, event: resources_pb2.Event, fields: set[str]) -> bool:
+    return set(await violations(bus.admin, event)) == fields
+
+
+async def test_what_this_replica_registers_and_deletes_counts_at_once(bus: EventCallers) -> None:
+    bad = order("bad", {"amount": "x"})
+    for _ in range(3):
+        assert await violations(bus.admin, bad) == {}
+        await register(bus.admin, {"type": "object", "properties": {"amount": {"type": "number"}}})
+        assert set(await violations(bus.admin, bad)) == {"events[0].data.amount"}
+        await bus.admin.schemas.DeleteSchema(pb.DeleteSchemaRequest(name="schemas/orders.created"), timeout=SECONDS)
 
 
 async def test_closed_schemas_refuse_what_they_do_not_know_on_every_level(bus: EventCallers) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 
 import pytest
 
 from mnemocore.clock import SystemClock
+from mnemocore.errors import PeerUnavailableError, StoreFullError, StoreUnavailableError
 from mnemocore.server import BackgroundTask, Lifecycle
 from mnemocore.server.lifecycle import LONGEST_PAUSE
 
@@ -140,6 +142,54 @@ async def test_background_work_that_fails_is_started_again_with_growing_pauses()
     assert clock.pauses[-1] == LONGEST_PAUSE
     await task.stop()
     assert not task.running
+
+
+@pytest.mark.parametrize(
+    ("failure", "wanted"),
+    [
+        (StoreUnavailableError(), []),
+        (PeerUnavailableError(target="index"), [("WARNING", False)]),
+        (StoreFullError(), [("WARNING", False)]),
+        (RuntimeError("a bug"), [("ERROR", True)] * 6),
+    ],
+)
+async def test_only_what_nobody_expects_is_logged_at_every_attempt_and_with_its_traceback(
+    failure: Exception, wanted: list[tuple[str, bool]], caplog: pytest.LogCaptureFixture
+) -> None:
+    recovered, attempts = asyncio.Event(), 0
+
+    async def work() -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts <= 6:
+            raise failure
+        recovered.set()
+
+    task = BackgroundTask("worker", work, clock=Hurried())
+    with caplog.at_level(logging.INFO):
+        await task.start()
+        await asyncio.wait_for(recovered.wait(), SECONDS)
+    await task.stop()
+    assert [(record.levelname, bool(record.exc_info)) for record in caplog.records] == wanted
+
+
+async def test_another_reason_to_wait_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    reasons = [PeerUnavailableError(target=target) for target in ("index", "index", "memory", "memory")]
+    recovered = asyncio.Event()
+
+    async def work() -> None:
+        if reasons:
+            raise reasons.pop(0)
+        recovered.set()
+
+    task = BackgroundTask("worker", work, clock=Hurried())
+    await task.start()
+    await asyncio.wait_for(recovered.wait(), SECONDS)
+    await task.stop()
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
+        "worker waits: PeerUnavailableError: index does not answer",
+        "worker waits: PeerUnavailableError: memory does not answer",
+    ]
 
 
 async def test_background_work_is_awaited_when_it_is_stopped() -> None:

@@ -112,6 +112,19 @@ def test_a_status_stays_small_enough_for_a_header() -> None:
     assert listed[-1].description == f"{1001 - len(listed)} violations from here on are not listed"
 
 
+def test_one_violation_that_does_not_fit_is_one() -> None:
+    fits = len(_listed(1000)) - 1
+    assert _listed(fits + 2)[-1] == "2 violations from here on are not listed"
+    assert _listed(fits + 1)[-1] == "1 violation from here on is not listed"
+    assert _listed(fits) == ["\U0001f600" * 20] * fits
+
+
+def _listed(number: int) -> list[str]:
+    """What is said of so many violations."""
+    error = errors.InvalidFieldError.of([Violation("content", "\U0001f600" * 20)] * number)
+    return [item.description for item in details_of(to_status(error))["BadRequest"].field_violations]
+
+
 def test_text_that_is_no_text_does_not_break_the_answer() -> None:
     assert to_status(errors.InternalError("bad \ud800 surrogate")).message == "bad ? surrogate"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import asyncpg
 
 from mnemocore import calls
 from mnemocore.errors import DeadlineExceededError, InvalidSettingError, MnemoError, StoreUnavailableError
+from mnemocore.outages import Outages
 from mnemocore.postgres.failures import RETRY_AFTER, translated, unavailable
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ _RELEASE_LIMIT: Final = 1.0
 _CLOSE_LIMIT: Final = 5.0
 _READY_LIMIT: Final = 1.0
 _ATTEMPTS: Final = 5
+_log = logging.getLogger("mnemocore.postgres")
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _FIRST: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
@@ -54,6 +57,7 @@ class Database:
         self._pool = pool
         self._url = url
         self._application_name = application_name
+        self._outages = Outages("PostgreSQL", _log)
 
     @classmethod
     async def open(
@@ -123,6 +127,7 @@ class Database:
                     return await work(connection)
             except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+        _log.warning("a transaction collided with others %d times in a row; it was given up", _ATTEMPTS)
         raise StoreUnavailableError("the store is busy with colliding writes", retry_after=RETRY_AFTER)
 
     async def fetch(self, query: str, *values: Any) -> list[Record]:
@@ -158,7 +163,7 @@ class Database:
 
     async def connect(self) -> Connection:
         """A connection of its own outside of the pool, for the caller to close."""
-        with translated():
+        with translated(self._outages):
             return await asyncpg.connect(
                 self._url, timeout=_CONNECT_LIMIT, server_settings={"application_name": self._application_name}
             )
@@ -173,7 +178,7 @@ class Database:
 
     @asynccontextmanager
     async def _connection(self, seconds: float) -> AsyncIterator[Connection]:
-        with translated():
+        with translated(self._outages):
             async with asyncio.timeout(seconds):
                 connection = await self._pool.acquire(timeout=min(seconds, _ACQUIRE_LIMIT))
                 try:

@@ -9,6 +9,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mnemocore.clock import SystemClock
+from mnemocore.errors import DeadlineExceededError, ExhaustedError, UnavailableError
+from mnemocore.outages import level_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -21,6 +23,10 @@ FIRST_PAUSE: Final = 0.1
 """Seconds before background work that failed is started again; doubled with every failure in a row."""
 LONGEST_PAUSE: Final = 30.0
 """Seconds between attempts at most; work that ran longer than this counts as recovered."""
+
+
+_PASSING: Final = (UnavailableError, ExhaustedError, DeadlineExceededError)
+"""What may go wrong with a sound program, and be over a moment later."""
 
 
 class Part(Protocol):
@@ -128,8 +134,10 @@ class _Signals:
 class BackgroundTask:
     """A part that keeps one coroutine function running.
 
-    If it raises, the error is logged and it is called again after a pause that doubles from FIRST_PAUSE to
-    LONGEST_PAUSE. If it returns, its work is done. `stop` cancels it and waits for its end.
+    If it raises, it is called again after a pause that doubles from FIRST_PAUSE to LONGEST_PAUSE. If it returns, its
+    work is done. `stop` cancels it and waits for its end. An error that nobody expects is logged with its traceback
+    every time; that a peer or a store is unavailable, full or slow in one line, once as long as it is the same; that
+    the own store does not answer is left to `mnemocore.outages`.
     """
 
     def __init__(self, name: str, run: Callable[[], Awaitable[object]], *, clock: Clock | None = None) -> None:
@@ -162,18 +170,26 @@ class BackgroundTask:
             started = self._clock.monotonic()
             try:
                 await self._run()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 # The work goes on after a pause.
                 if self._clock.monotonic() - started > LONGEST_PAUSE:
                     self.failures = 0
                 self.failures += 1
-                self.last_failure = f"{type(error).__name__}: {error}"
                 pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self.failures - 1, 16))
-                _LOGGER.exception("%s failed (%d in a row); again in %.1f s", self.name, self.failures, pause)
+                self._log(error, pause)
                 await self._clock.sleep(pause)
             else:
                 self.failures = 0
                 return
+
+    def _log(self, error: Exception, pause: float) -> None:
+        before, self.last_failure = self.last_failure, f"{type(error).__name__}: {error}"
+        if not isinstance(error, _PASSING):
+            _LOGGER.error("%s failed (%d in a row); again in %.1f s", self.name, self.failures, pause, exc_info=error)
+            return
+        is_known = self.failures > 1 and self.last_failure == before
+        level = logging.DEBUG if is_known else level_of(error)
+        _LOGGER.log(level, "%s waits: %s; it goes on when that is over", self.name, self.last_failure)
 
 
 async def _cancel(task: asyncio.Task[None] | asyncio.Task[bool] | asyncio.Future[bool]) -> None:

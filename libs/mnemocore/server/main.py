@@ -130,6 +130,7 @@ class _Serving:
     def __init__(self, start: Callable[[AsyncExitStack], Awaitable[None]]) -> None:
         self._start = start
         self._stack = AsyncExitStack()
+        self._said = ""
 
     async def start(self) -> None:
         """Start in order; try again while a store does not answer."""
@@ -150,7 +151,9 @@ class _Serving:
             await self._stack.aclose()
             if is_last or not isinstance(error, UnavailableError):
                 raise
-            _LOGGER.warning("waiting: %s", error)
+            if str(error) != self._said:
+                _LOGGER.warning("waiting: %s", error)
+            self._said = str(error)
             return False
         return True
 

@@ -129,7 +129,7 @@ def validate(
         if not found:
             click.echo("valid")
     if found:
-        raise Failure(f"{len(found)} violations")
+        raise Failure("1 violation" if len(found) == 1 else f"{len(found)} violations")
 
 
 def _row(schema: EventSchema) -> tuple[str, ...]:

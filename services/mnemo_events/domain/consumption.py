@@ -19,6 +19,7 @@ from mnemo_events.domain.feed import Feed
 from mnemo_events.domain.member import Member
 from mnemocore.errors import GroupNotFoundError, MnemoError, ShuttingDownError
 from mnemocore.ids import new_uuid
+from mnemocore.outages import level_of
 from mnemocore.telemetry import gauge, up_down_counter
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 MAX_HELD: Final = 10_000
 """Events a member has at most; it gets no more until it says of some what became of them."""
+
+FIRST_PAUSE: Final = 0.1
+"""Seconds until what a member had is given back once more, when that failed; doubled every time."""
+LONGEST_PAUSE: Final = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +62,7 @@ class Consumption:
         self._max_held = max_held
         self._feeds: dict[str, Feed] = {}
         self._leaving: set[asyncio.Task[None]] = set()
+        self._late: set[asyncio.Task[None]] = set()
         self._draining = False
 
     @asynccontextmanager
@@ -150,10 +156,14 @@ class Consumption:
                 member.fail(ShuttingDownError())
 
     async def stop(self) -> None:
-        """Drain, and return when everything that members had was given back."""
+        """Drain, and return when everything that members had was given back, or cannot be given back now."""
         self.drain()
         while self._leaving:
             await asyncio.wait(self._leaving)
+        for task in self._late:
+            task.cancel()
+        if self._late:
+            await asyncio.wait(self._late)
 
     @contextmanager
     def _feed(self, group: Group) -> Iterator[Feed]:
@@ -178,12 +188,32 @@ class Consumption:
         await asyncio.shield(task)
 
     async def _release(self, feed: Feed, member: Member, *, counted: bool) -> None:
+        """Try once while whoever leaves waits; what fails for now is tried again behind its back."""
+        if not await self._try_release(feed.group, member.name, counted=counted):
+            work = self._release_later(feed.group, member.name, counted=counted)
+            task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)
+
+    async def _release_later(self, group: Group, name: str, *, counted: bool) -> None:
+        """Give back what a member had as soon as the store answers, until its lease is over, when others take it."""
+        ends_at = self._clock.monotonic() + group.lease.total_seconds()
+        pause = FIRST_PAUSE
+        while self._clock.monotonic() < ends_at:
+            await self._clock.sleep(pause)
+            if await self._try_release(group, name, counted=counted):
+                return
+            pause = min(LONGEST_PAUSE, 2 * pause)
+        _log.info("what %s of %s had was its own until the lease was over", name, group.name)
+
+    async def _try_release(self, group: Group, name: str, *, counted: bool) -> bool:
+        """Whether nothing is a member's any more, or can be made so."""
         try:
-            await self._engine.groups.release(feed.group, member.name, counted=counted)
+            await self._engine.groups.release(group, name, counted=counted)
         except GroupNotFoundError:
-            return
+            return True
         except MnemoError as error:
-            _log.warning(
-                "what %s of %s had stays its own until the lease is over: %s", member.name, feed.group.name, error
-            )
-        feed.change()
+            _log.log(level_of(error), "what %s of %s had is still its own: %s", name, group.name, error)
+            return False
+        self.changed(group)
+        return True

@@ -20,7 +20,7 @@ from mnemocore.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from mnemo_events.domain.access import Access
     from mnemo_events.domain.consumption import Consumption
@@ -42,6 +42,8 @@ SHORTEST_LEASE: Final = timedelta(seconds=1)
 LONGEST_LEASE: Final = timedelta(hours=1)
 _COUNTED_AT_ONCE: Final = 1000
 _ASKED_AT_ONCE: Final = 8
+_LONGEST_VALUE: Final = 200
+"""Characters of a value in an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,8 @@ class GroupKeeping:
     async def create(self, caller: Identity, group_id: str, spec: GroupSpec, start: Start | None) -> GroupView:
         """Make a group that begins at `start`, with what comes from now on if there is none.
 
-        The same group again changes nothing. Raises GroupExistsError if there is another of that name,
-        InvalidFieldError, EventsTrimmedError, and QuotaExceededError if the tenant has MAX_GROUPS.
+        The same group again changes nothing. Raises GroupExistsError, which names what differs, if there is another of
+        that name, InvalidFieldError, EventsTrimmedError, and QuotaExceededError if the tenant has MAX_GROUPS.
         """
         _refuse_reserved("group_id", group_id)
         _check_lease(spec.lease)
@@ -186,10 +188,9 @@ class GroupKeeping:
             position = await position_of(self._log, start, f"{field}.after_position", whole=whole)
             found = await self._groups.create(wanted, position)
             await self._burials.sweep(tenant, group_id)
-        if _content(found.where, found.max_attempts, found.lease) != _content(
-            spec.where, spec.max_attempts, spec.lease
-        ):
-            raise GroupExistsError(group=wanted.name)
+        if differences := list(_differences(found, wanted)):
+            text = f"group {wanted.name!r} exists already and is another: {'; '.join(differences)}"
+            raise GroupExistsError(text, group=wanted.name)
         return found
 
     async def _check_number(self, tenant: Tenant) -> None:
@@ -228,9 +229,31 @@ class GroupKeeping:
             return None
 
 
-def _content(where: Filter, max_attempts: int, lease: timedelta) -> tuple[object, ...]:
-    """What makes two groups of one name the same."""
-    return frozenset(where.types), where.space_uid, where.tenant, frozenset(where.subjects), max_attempts, lease
+def _differences(found: Group, wanted: Group) -> Iterator[str]:
+    """What makes two groups of one name different: each field with the value that is there, and that was asked for."""
+    asked = _content(wanted)
+    for field, value in _content(found).items():
+        if value != asked[field]:
+            yield f"{field} is {_shown(value)}, not {_shown(asked[field])}"
+
+
+def _content(group: Group) -> dict[str, object]:
+    """What makes two groups of one name the same, by the names that clients know. The order of patterns is nothing."""
+    return {
+        "filter.types": frozenset(group.where.types),
+        "filter.subjects": frozenset(group.where.subjects),
+        "filter.space_uid": group.where.space_uid or frozenset(),
+        "max_attempts": group.max_attempts,
+        "lease": group.lease,
+    }
+
+
+def _shown(value: object) -> str:
+    """A value for people, cut if it is long."""
+    if isinstance(value, timedelta):
+        return f"{value / timedelta(seconds=1):.12g} s"
+    text = (", ".join(sorted(value)) or "(any)") if isinstance(value, frozenset) else str(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
 def _refuse_reserved(field: str, group_id: str) -> None:

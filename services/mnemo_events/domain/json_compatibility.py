@@ -17,6 +17,7 @@ Words for readers (`title`, `description`, `default`, `examples`, `format` ...) 
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mnemo_events.domain.json_values import canonical, plain
@@ -250,9 +251,7 @@ def _enumerated(name: str, reader: dict[str, Any], writer: dict[str, Any]) -> It
 
 def _bounds(name: str, reader: dict[str, Any], writer: dict[str, Any], kinds: set[str]) -> Iterator[str]:
     numeric = kinds | ({"number"} if "integer" in kinds else set())
-    below: Callable[[Any, Any], bool] = lambda written, bound: written >= bound  # noqa: E731
-    above: Callable[[Any, Any], bool] = lambda written, bound: written <= bound  # noqa: E731
-    for table, suits in ((_LEAST, below), (_GREATEST, above)):
+    for table, suits in ((_LEAST, operator.ge), (_GREATEST, operator.le)):
         for keyword, kind in table.items():
             if keyword in reader and kind in numeric and not _bound_holds(keyword, kind, reader, writer, suits):
                 yield f"{name}: {keyword} {reader[keyword]} is tighter than {writer.get(keyword, 'none')}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from mnemo_events.domain.texts import refuse_nul
 from mnemocore import paging
 from mnemocore.errors import MnemoError, PageTokenMismatchError
+from mnemocore.outages import level_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +103,7 @@ class Refusals:
             await self._clock.sleep(_PAUSE_SECONDS)
 
     async def write(self) -> None:
-        """Write what was noted so far. If the store fails it is logged, and all waits for the next time."""
+        """Write what was noted so far. If the store fails, all waits for the next time."""
         batch, self._waiting = list(self._waiting.values()), {}
         dropped, self._dropped = self._dropped, 0
         self._noted.clear()
@@ -112,10 +113,16 @@ class Refusals:
             await self._store_away(batch)
         except MnemoError as error:
             self._take_back(batch)
-            _log.warning("%d refusals wait to be recorded: %s", len(self._waiting), error)
+            _log.log(level_of(error), "refusals that wait to be recorded: %d: %s", len(self._waiting), error)
         except BaseException:  # also one that is cancelled loses nothing
             self._take_back(batch)
             raise
+
+    async def finish(self) -> None:
+        """Write what was noted for the last time; what the store does not take now is lost, with a warning."""
+        await self.write()
+        if self._waiting:
+            _log.warning("refusals that were not recorded: %d; the store did not take them", len(self._waiting))
 
     async def list_refusals(self, tenant: Tenant, principal: str, size: int, token: str) -> tuple[list[Refusal], str]:
         """A page of what was refused in the last 30 days, newest hours first, and the token of the next page.

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from mnemocore.errors import MnemoError
+from mnemocore.outages import level_of
 
 if TYPE_CHECKING:
     from mnemo_events.domain.ports import EventLog
@@ -41,7 +42,7 @@ class Retention:
             try:
                 await self.trim()
             except MnemoError as error:
-                _log.warning("the log could not be trimmed: %s", error)
+                _log.log(level_of(error), "the log could not be trimmed: %s", error)
             await self._clock.sleep(PERIOD_SECONDS)
 
     async def trim(self) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from mnemo_events.domain.effort import Effort, EffortExhaustedError
 from mnemo_events.domain.platform_types import is_reserved
+from mnemo_events.domain.schema_versions import SchemaVersions, VersionStore
 from mnemo_events.domain.texts import refuse_nul
 from mnemocore import paging
 from mnemocore.errors import (
@@ -151,7 +152,7 @@ class SchemaLanguage(Protocol):
         ...
 
 
-class SchemaStore(Protocol):
+class SchemaStore(VersionStore, Protocol):
     """Where schemas are kept. Methods raise StoreUnavailableError."""
 
     async def add(self, schema: Schema, max_types: int) -> bool:
@@ -177,21 +178,16 @@ class SchemaStore(Protocol):
         """Forget all versions of a type; how many there were."""
         ...
 
-    async def current(self, tenant: Tenant, types: Sequence[str]) -> dict[str, tuple[int, int]]:
-        """(version, uid) of the newest version of each of the types that have one."""
-        ...
-
-    async def uids(self, tenant: Tenant, versions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
-        """The uids of those of the (type, version) that there are."""
-        ...
-
     async def load(self, uids: Sequence[int]) -> list[Schema]:
         """Those of the schemas with these uids that are still there."""
         ...
 
 
 class Schemas:
-    """The registry: a tenant's own schemas, and the platform's, which every tenant sees and nobody changes."""
+    """The registry: a tenant's own schemas, and the platform's, which every tenant sees and nobody changes.
+
+    Which versions there are is kept in memory for those who publish, for `poll_seconds` at most: `SchemaVersions`.
+    """
 
     def __init__(
         self,
@@ -199,8 +195,10 @@ class Schemas:
         languages: Mapping[Format, SchemaLanguage],
         platform: Iterable[Schema],
         clock: Clock,
+        poll_seconds: float,
     ) -> None:
         self._store = store
+        self._published = SchemaVersions(store, clock, poll_seconds)
         self._languages = languages
         self._platform = {schema.type: schema for schema in sorted(platform, key=lambda schema: schema.type)}
         self._clock = clock
@@ -231,6 +229,7 @@ class Schemas:
                     return before
                 await asyncio.to_thread(self._check_compatible, before, schema, shape)
             if await self._store.add(schema, MAX_TYPES):
+                self.forget(tenant)
                 return schema
         raise StoreUnavailableError(f"others keep registering schemas of {type!r}; try again", retry_after=1.0)
 
@@ -264,15 +263,23 @@ class Schemas:
     async def delete(self, tenant: Tenant, type: str) -> int:
         """Forget all versions of a type; how many there were. Raises PermissionDeniedError for the platform's types."""
         _refuse_reserved(type)
-        return await self._store.delete(tenant, type)
+        number = await self._store.delete(tenant, type)
+        self.forget(tenant)
+        return number
+
+    def forget(self, tenant: Tenant | None = None) -> None:
+        """The schemas of a tenant, or of any, have changed: the next events are checked against what is there then."""
+        self._published.forget(tenant)
 
     async def check(self, tenant: Tenant, events: Mapping[int, Event]) -> tuple[list[Violation], dict[int, str]]:
         """What is wrong with events of clients, by their places in a batch; and what each was checked against.
 
         Fields are such as `events[3].data.amount`. At most MAX_VIOLATIONS are named.
         """
-        broken, wanted = await self._wanted(tenant, events)
-        shapes = {uid: await self._shape(uid) for uid in sorted({uid for _, uid in wanted.values()})}
+        broken, wanted, shapes = await self._found(tenant, events)
+        if None in shapes.values():  # deleted, and maybe made anew; we may not have heard of it yet
+            self.forget(tenant)
+            broken, wanted, shapes = await self._found(tenant, events)
         checked = {
             place: (events[place], found) for place, (_, uid) in wanted.items() if (found := shapes[uid]) is not None
         }
@@ -349,17 +356,24 @@ class Schemas:
         theirs = await self._store.list_newest(tenant, after_type, limit)
         return sorted([*own, *theirs], key=lambda schema: schema.type)[:limit]
 
+    async def _found(
+        self, tenant: Tenant, events: Mapping[int, Event]
+    ) -> tuple[list[Violation], dict[int, tuple[str, int]], dict[int, tuple[Shape, str] | None]]:
+        """As `_wanted`, and by their uids what is to be checked against; None for what was deleted."""
+        broken, wanted = await self._wanted(tenant, events)
+        return broken, wanted, {uid: await self._shape(uid) for uid in sorted({uid for _, uid in wanted.values()})}
+
     async def _wanted(
         self, tenant: Tenant, events: Mapping[int, Event]
     ) -> tuple[list[Violation], dict[int, tuple[str, int]]]:
         """Which version each event is to be checked against: its name and uid. Events of types without one are left."""
-        current = await self._store.current(tenant, sorted({event.type for event in events.values()}))
+        current = await self._published.current(tenant, sorted({event.type for event in events.values()}))
         named = {
             place: found
             for place, event in events.items()
             if event.type in current and (found := _REFERENCE.fullmatch(event.dataschema))
         }
-        uids = await self._store.uids(tenant, sorted({(found[1], int(found[2])) for found in named.values()}))
+        uids = await self._published.uids(tenant, sorted({(found[1], int(found[2])) for found in named.values()}))
         broken: list[Violation] = []
         wanted: dict[int, tuple[str, int]] = {}
         for place, event in events.items():

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from mnemocore.postgres import Database
 
+CHANNEL: Final = "mnemo_events_schemas"
+"""The channel on which a change of schemas is notified; the payload is the tenant."""
+
 _LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
 _FULL: Final = "SELECT * FROM events.schemas"
 _WITHOUT_CONTENT: Final = """
@@ -24,6 +27,11 @@ _ADD: Final = """
 INSERT INTO events.schemas (tenant, type, version, format, definition, message_name, compatibility, closed, description,
     created_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+"""
+_TELL: Final = f"SELECT pg_notify('{CHANNEL}', $1)"
+_DELETE: Final = f"""
+WITH gone AS (DELETE FROM events.schemas WHERE tenant = $1 AND type = $2 RETURNING tenant)
+SELECT count(*), pg_notify('{CHANNEL}', $1) FROM gone
 """
 _NEWEST: Final = f"""
 SELECT DISTINCT ON (type) {_WITHOUT_CONTENT} FROM events.schemas WHERE tenant = $1 AND type > $2
@@ -45,7 +53,7 @@ WHERE tenant = $1 AND (type, version) IN (SELECT * FROM unnest($2::text[], $3::i
 
 
 class PostgresSchemas:
-    """Implements `mnemo_events.domain.schemas.SchemaStore`."""
+    """Implements `mnemo_events.domain.schemas.SchemaStore`. Other replicas hear of a change with its commit."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -79,6 +87,7 @@ class PostgresSchemas:
                 schema.description,
                 schema.created_at,
             )
+            await connection.execute(_TELL, schema.tenant)
         return True
 
     async def find(self, tenant: Tenant, type: str, version: int | None) -> Schema | None:
@@ -102,8 +111,7 @@ class PostgresSchemas:
 
     async def delete(self, tenant: Tenant, type: str) -> int:
         """Delete the rows of a type."""
-        tag = await self._database.execute("DELETE FROM events.schemas WHERE tenant = $1 AND type = $2", tenant, type)
-        return int(tag.rpartition(" ")[2])
+        return int(await self._database.fetchval(_DELETE, tenant, type))
 
     async def current(self, tenant: Tenant, types: Sequence[str]) -> dict[str, tuple[int, int]]:
         """The newest rows of types, by their primary key."""

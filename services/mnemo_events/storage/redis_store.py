@@ -22,6 +22,7 @@ from redis.asyncio import ConnectionPool
 
 from mnemocore import calls
 from mnemocore.errors import DeadlineExceededError, InvalidSettingError, StoreFullError, StoreUnavailableError
+from mnemocore.outages import Outages
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -82,6 +83,7 @@ class RedisStore:
             self._idle = [self._new_connection()]
         except (ValueError, TypeError) as error:
             raise refused("is not the URL of a Redis; allowed is redis://user:password@host:port/db") from error
+        self._outages = Outages("Redis", _log)
         self._slots = asyncio.Semaphore(max_connections)
         self._patient_slots = asyncio.Semaphore(max_connections)
         self._scripts: Mapping[str, _Script] = {}
@@ -112,7 +114,7 @@ class RedisStore:
                     await _wait_for_disk(connection, self.base)
                 return answer
         except InvalidSettingError as error:  # it was another server, or another configuration, when we started
-            raise _unavailable(error) from error
+            raise _unavailable(error, self._outages) from error
 
     async def ready(self) -> bool:
         """Whether the server answers within a second."""
@@ -130,12 +132,15 @@ class RedisStore:
 
         `may_have_missed` is called whenever listening begins, also again after it broke off.
         """
+        said = ""
         while True:
             try:
                 await self._listen(channels, hear, may_have_missed)
             except (failures.RedisError, OSError) as error:
-                level = logging.WARNING if isinstance(error, failures.ResponseError) else logging.DEBUG
-                _log.log(level, "listening to Redis broke off: %s: %s", type(error).__name__, error)
+                text = f"{type(error).__name__}: {error}"
+                is_news = isinstance(error, failures.ResponseError) and text != said
+                _log.log(logging.WARNING if is_news else logging.DEBUG, "listening to Redis broke off: %s", text)
+                said = text
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def close(self) -> None:
@@ -175,7 +180,7 @@ class RedisStore:
     @asynccontextmanager
     async def _connection(self, seconds: float = _LIMIT, *, patient: bool = False) -> AsyncIterator[AbstractConnection]:
         """A connection for one caller at a time. Those who wait for the disk do not keep others waiting."""
-        with _translated():
+        with _translated(self._outages):
             async with asyncio.timeout(_budget(seconds)), self._patient_slots if patient else self._slots:
                 connection = self._idle.pop() if self._idle else self._new_connection()
                 try:
@@ -324,23 +329,27 @@ def _budget(seconds: float) -> float:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """Raise the project's errors for what is not the command's own fault; the driver's text goes to the log only."""
+def _translated(outages: Outages) -> Iterator[None]:
+    """Raise the project's errors for what is not the command's own fault; the driver's text goes to the log only.
+
+    A block that ends well is an answer.
+    """
     try:
         yield
     except TimeoutError as error:
         deadline = calls.deadline.get()
         if deadline is not None and time.monotonic() >= deadline - 0.005:
             raise DeadlineExceededError from error
-        raise _unavailable(error) from error
+        raise _unavailable(error, outages) from error
     except failures.ResponseError as error:
         if _FULL.search(_text(error)):
             raise StoreFullError("the store cannot take more data: its memory or disk is full") from error
         if not _NOT_NOW.search(_text(error)):
             raise
-        raise _unavailable(error) from error
+        raise _unavailable(error, outages) from error
     except (failures.RedisError, OSError) as error:
-        raise _unavailable(error) from error
+        raise _unavailable(error, outages) from error
+    outages.answered()
 
 
 def _text(error: failures.ResponseError) -> str:
@@ -348,6 +357,6 @@ def _text(error: failures.ResponseError) -> str:
     return f"{error.status_code or ''} {error}"
 
 
-def _unavailable(error: Exception) -> StoreUnavailableError:
-    _log.warning("Redis does not answer: %s: %s", type(error).__name__, error)
+def _unavailable(error: Exception, outages: Outages) -> StoreUnavailableError:
+    outages.failed(error)
     return StoreUnavailableError(retry_after=RETRY_AFTER)
