@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -65,7 +66,7 @@ class Room:
             await self.publisher.publish(batch)
         self.tail.grew()
 
-    async def read(self, after: int, limit: int = 1000) -> list[int] | None:
+    async def read(self, after: int, limit: int = 512) -> list[int] | None:
         page = await self.tail.read(after, lambda _: True, limit)
         return None if page is None else [stored.position for stored in page.events]
 
@@ -109,7 +110,24 @@ async def test_what_is_too_old_or_too_much_is_not_kept(room: Room) -> None:
         after = found[-1]
     assert after == room.published
     assert await room.read(10) is None
-    assert await room.read(after - 1000) == list(range(after - 999, after + 1))
+    assert await room.read(after - 500) == list(range(after - 499, after + 1))
+
+
+async def test_readers_of_the_same_are_given_the_same_page(room: Room) -> None:
+    await room.publish(10)
+    every, other = (Filter(types=(types,)).matcher() for types in ("**", "nothing.like.it"))
+    await room.tail.read(0, every, 100)
+    first = await room.tail.read(3, every, 100)
+    assert first is not None
+    assert await room.tail.read(3, Filter(types=("**",)).matcher(), 7) is first
+    assert await room.tail.read(3, every, 6) == replace(first, events=first.events[:6], resume=9)
+    assert await room.tail.read(3, other, 100) == replace(first, events=())
+    await room.publish(1)
+    after_growth = await room.tail.read(3, every, 100)
+    assert after_growth is not None
+    assert [stored.position for stored in after_growth.events] == list(range(4, 12))
+    room.tail.forget()
+    assert await room.tail.read(3, every, 100) is None
 
 
 async def test_a_reader_that_is_further_moves_the_end(room: Room) -> None:

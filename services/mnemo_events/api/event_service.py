@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mnemo_events.domain.access import Action
 from mnemo_events.domain.reader import read_page
@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     Context = ServicerContext[Any, Any]
 
 
+SHARED_PAGES: Final = 16
+SMALL_PAGE: Final = 256 * 1024
+"""Bytes of payload of a page whose message is kept for other readers, at most."""
+
+
 class EventServicer(event_service_pb2_grpc.EventServiceServicer):
     """Converts requests, calls the domain, converts back."""
 
@@ -47,6 +52,7 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
         self._subscriptions = subscriptions
         self._eraser = eraser
         self._access = access
+        self._pages = _Pages()
 
     async def PublishEvents(
         self, request: event_service_pb2.PublishEventsRequest, context: Context
@@ -95,7 +101,7 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
             try:
                 async with aclosing(subscription.pages()) as pages:
                     async for page in pages:
-                        yield event_service_pb2.SubscribeEventsResponse(**_fields(page))
+                        yield self._pages.message(page)
             finally:
                 credit.cancel()
 
@@ -120,6 +126,25 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
         else:
             field, begin = "start", AfterPosition(start.after_position)
         return await position_of(self._log, begin, f"{field}.after_position", whole=whole)
+
+
+class _Pages:
+    """Messages of the pages that were sent last: readers of the same page are sent the same message."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[Page, event_service_pb2.SubscribeEventsResponse]] = {}
+
+    def message(self, page: Page) -> event_service_pb2.SubscribeEventsResponse:
+        """The page as a message that nobody changes."""
+        kept = self._kept.get(id(page))
+        if kept is not None and kept[0] is page:
+            return kept[1]
+        message = event_service_pb2.SubscribeEventsResponse(**_fields(page))
+        if sum(len(stored.event.data) for stored in page.events) <= SMALL_PAGE:
+            if len(self._kept) >= SHARED_PAGES:
+                del self._kept[next(iter(self._kept))]
+            self._kept[id(page)] = page, message
+        return message
 
 
 def _filter(message: resources_pb2.EventFilter, field: str, identity: Identity | None) -> Filter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from mnemocore.errors import InvalidFieldError, Violation
@@ -51,19 +52,27 @@ class Filter:
         return f"^({'|'.join(_subject_expression(pattern) for pattern in self.subjects)})$"
 
     def matcher(self) -> Callable[[Event], bool]:
-        """A function that says whether an event is wanted, for engines that do not filter themselves."""
-        types = re.compile(self.type_expression) if self.type_expression else None
-        subjects = re.compile(self.subject_expression) if self.subject_expression else None
+        """A function that says whether an event is wanted, for engines that do not filter themselves.
 
-        def wanted(event: Event) -> bool:
-            return (
-                (self.tenant is None or event.tenant == self.tenant)
-                and (self.space_uid is None or event.space_uid == self.space_uid)
-                and (types is None or types.fullmatch(event.type) is not None)
-                and (subjects is None or subjects.fullmatch(event.subject) is not None)
-            )
+        Equal filters have the very same one, mostly.
+        """
+        return _matcher(self)
 
-        return wanted
+
+@lru_cache(1024)
+def _matcher(where: Filter) -> Callable[[Event], bool]:
+    types = re.compile(where.type_expression) if where.type_expression else None
+    subjects = re.compile(where.subject_expression) if where.subject_expression else None
+
+    def wanted(event: Event) -> bool:
+        return (
+            (where.tenant is None or event.tenant == where.tenant)
+            and (where.space_uid is None or event.space_uid == where.space_uid)
+            and (types is None or types.fullmatch(event.type) is not None)
+            and (subjects is None or subjects.fullmatch(event.subject) is not None)
+        )
+
+    return wanted
 
 
 def check_types(types: Iterable[str], field: str = "filter.types") -> tuple[str, ...]:

@@ -29,6 +29,8 @@ MAX_BYTES: Final = 8 * 1024 * 1024
 LONGEST_STAY: Final = 5.0
 """Seconds for which events are kept; what another replica erases in the log is shown to nobody after that."""
 _PAGE: Final = 512
+_SHARED: Final = 64
+"""Pages that are kept for other readers."""
 _PAGE_BYTES: Final = 4 * 1024 * 1024
 _RESUME: Final = attrgetter("resume")
 
@@ -55,6 +57,7 @@ class Tail:
         self._head = 0
         self._events = 0
         self._size = 0
+        self._shared: dict[tuple[int, Callable[[Event], bool]], Page] = {}
         self._may_have_grown = True
         self._forgotten = 0
         self._reading = asyncio.Lock()
@@ -77,9 +80,10 @@ class Tail:
         self._begin_at(self._resume)
 
     async def read(self, after: int, wanted: Callable[[Event], bool], limit: int) -> Page | None:
-        """Up to `limit` events after a position that are `wanted`, as `EventLog.read`; None if they are not here.
+        """Up to `limit` events (512 at most) after a position that are `wanted`; None if they are not here.
 
-        The log is read on first, if it may have grown. Raises StoreUnavailableError.
+        The log is read on first, if it may have grown. Readers at the same place with the same `wanted` are given the
+        same page. Raises StoreUnavailableError.
         """
         if self._has(after) and (self._may_have_grown or self._reading.locked()):
             before = self._failure
@@ -89,7 +93,7 @@ class Tail:
                 if self._has(after) and self._may_have_grown:
                     await self._read_on()
         self._let_go()
-        return self._page(after, wanted, limit) if self._has(after) else None
+        return self._shared_page(after, wanted, limit) if self._has(after) else None
 
     def _has(self, after: int) -> bool:
         return self._start <= after <= self._resume
@@ -106,6 +110,7 @@ class Tail:
             self._failure = error if isinstance(error, StoreUnavailableError) else None
             raise
         self._may_have_grown |= page.resume < page.head
+        self._shared.clear()
         self._head = max(self._head, page.head)
         if self._resume != after or page.resume == after:
             return
@@ -120,6 +125,7 @@ class Tail:
 
     def _begin_at(self, position: int) -> None:
         self._pieces.clear()
+        self._shared.clear()
         self._start = self._resume = position
         self._events = self._size = 0
 
@@ -130,9 +136,18 @@ class Tail:
             self._events > MAX_EVENTS or self._size > MAX_BYTES or self._pieces[0].read_at < oldest
         ):
             gone = self._pieces.popleft()
+            self._shared.clear()
             self._start = gone.resume
             self._events -= len(gone.events)
             self._size -= gone.size
+
+    def _shared_page(self, after: int, wanted: Callable[[Event], bool], limit: int) -> Page:
+        page = self._shared.get((after, wanted))
+        if page is None:
+            page = self._page(after, wanted, _PAGE)
+            if len(self._shared) < _SHARED:
+                self._shared[after, wanted] = page
+        return page if len(page.events) <= limit else self._page(after, wanted, limit)
 
     def _page(self, after: int, wanted: Callable[[Event], bool], limit: int) -> Page:
         found: list[StoredEvent] = []

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from mnemo_events.domain.event import Event
 from mnemo_events.domain.filter import Filter, check_subjects, check_types
@@ -13,10 +12,6 @@ from mnemocore.wire import to_datetime, to_timestamp
 
 if TYPE_CHECKING:
     from mnemo_events.domain.event import StoredEvent
-
-KEPT: Final = 1024
-"""Messages that are kept for those who read the same events, of events with at most SMALL bytes of payload."""
-SMALL: Final = 4096
 
 
 def to_event(message: resources_pb2.Event) -> Event:
@@ -55,11 +50,7 @@ def from_filter(where: Filter) -> resources_pb2.EventFilter:
 
 
 def from_stored(stored: StoredEvent) -> resources_pb2.StoredEvent:
-    """An event of the log for an answer, to be copied and not to be changed: many readers are given the same ones."""
-    return _kept(stored) if len(stored.event.data) <= SMALL else _converted(stored)
-
-
-def _converted(stored: StoredEvent) -> resources_pb2.StoredEvent:
+    """An event of the log for an answer."""
     event = stored.event
     return resources_pb2.StoredEvent(
         position=stored.position,
@@ -81,6 +72,3 @@ def _converted(stored: StoredEvent) -> resources_pb2.StoredEvent:
         ),
         stored_at=to_timestamp(stored.stored_at),
     )
-
-
-_kept: Final = lru_cache(KEPT)(_converted)
