@@ -132,7 +132,7 @@ bench-scale: $(BENCH)/.installed ## measures search at growing sizes, beside oth
 	PYTHONPATH="$(CURDIR)/libs:$(CURDIR)/services" $(BENCH)/bin/python -m benchmarks.scale
 
 bench-events: $(INSTALLED) ## measures the event-bus on PostgreSQL and on Redis, beside the engines themselves
-	$(BIN)/python -m benchmarks.events
+	GRPC_ENABLE_FORK_SUPPORT=false $(BIN)/python -m benchmarks.events
 
 demo: setup ## keeps a conversation and these pages, asks questions, prints the answers
 	$(BIN)/python examples/demo.py

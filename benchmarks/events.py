@@ -5,6 +5,9 @@ the gateway speaks to it: with the token of the installation and the identity of
 in a process of their own, each with a connection of its own. Everything shares the machine: publisher, readers, bus and
 engine. Latencies are from when an event was due to be published, so a publisher that falls behind is seen, to the
 reader's handler. Baselines of the same run: INSERT of the same columns and SELECT; XADD, XREAD and XREADGROUP.
+
+Figures go to the standard output, what is being done to the standard error. Beside speeds stands what an event cost the
+bus and Redis in computing time: on a machine that others use too, speeds fall and costs hardly do. Ctrl-C ends it all.
 """
 
 from __future__ import annotations
@@ -12,12 +15,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import socket
 import sys
 import tempfile
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -45,7 +49,7 @@ from mnemocore.testing.redis import TestRedis
 from mnemocore.wire import to_timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 TOKEN: Final = "the token of a benchmark"
 BATCHES: Final = (1, 100, 1000)
@@ -57,7 +61,8 @@ RATE: Final = 1000
 RATE_BATCH: Final = 10
 RATE_SECONDS: Final = 5.0
 READERS: Final = (1, 10, 100)
-MEMBERS: Final = 4
+GROUPS: Final = (("group", 1), ("group", 4))
+"""Groups by the number of their members."""
 BACKLOG: Final = 100_000
 LARGE_BACKLOG: Final = 1_000_000
 IDLE_READERS: Final = 100
@@ -66,6 +71,8 @@ PAYLOAD_BYTES: Final = 200
 READ_PAGE: Final = 512
 SUBJECTS: Final = 1000
 PATIENCE_SECONDS: Final = 60.0
+PROGRESS_STEPS: Final = 10
+"""Times that the publishing of a backlog tells how far it is."""
 
 Figures = dict[str, float]
 
@@ -110,8 +117,14 @@ class Engine(Protocol):
     environment: dict[str, str]
     """What the bus is told of it."""
 
+    async def start(self) -> None:
+        """Start it on an empty folder."""
+
     async def stop(self) -> None:
-        """End it."""
+        """End it, also if it was not, or not all, started."""
+
+    def cpu_seconds(self) -> float:
+        """What the server of the log has computed since its start; nan where that is many processes."""
 
     async def raw(self, backlog: int) -> Figures:
         """What it does without the bus: `publish_{batch}_per_s`, `read_per_s`, and what else it offers."""
@@ -122,20 +135,22 @@ class Postgres:
 
     name = "postgres"
 
-    def __init__(self, server: EmbeddedPostgres) -> None:
-        self._server = server
-        self.environment = {"DATABASE_URL": server.url}
+    def __init__(self, folder: Path) -> None:
+        self._server = EmbeddedPostgres(folder / "postgres")
+        self.environment: dict[str, str] = {}
 
-    @classmethod
-    async def start(cls, folder: Path) -> Postgres:
-        """A server on an empty folder."""
-        server = EmbeddedPostgres(folder / "postgres")
-        await server.start()
-        return cls(server)
+    async def start(self) -> None:
+        """Start it; when cancelled, no server is left."""
+        await self._server.start()
+        self.environment = {"DATABASE_URL": self._server.url}
 
     async def stop(self) -> None:
         """End it."""
         await self._server.stop()
+
+    def cpu_seconds(self) -> float:
+        """It is many processes."""
+        return float("nan")
 
     async def raw(self, backlog: int) -> Figures:
         """INSERT of the same columns from arrays by one session, a batch a transaction; SELECT by pages."""
@@ -187,23 +202,28 @@ class Redis:
 
     name = "redis"
 
-    def __init__(self, server: TestRedis, rest: Postgres) -> None:
-        self._server = server
-        self._rest = rest
-        self.environment = rest.environment | {"LOG_URL": server.url}
+    def __init__(self, folder: Path) -> None:
+        self._server = TestRedis(own=True)
+        self._rest = Postgres(folder)
+        self._process = psutil.Process()
+        self.environment: dict[str, str] = {}
 
-    @classmethod
-    async def start(cls, folder: Path) -> Redis:
-        """An empty server, and a PostgreSQL for what is not the log."""
-        rest = await Postgres.start(folder)
-        server = TestRedis(own=True)
-        await asyncio.to_thread(server.start)
-        return cls(server, rest)
+    async def start(self) -> None:
+        """Start it, and a PostgreSQL for what is not the log."""
+        await self._rest.start()
+        self._server.start()  # blocks for some milliseconds, so that nothing can cut it short
+        self._process = psutil.Process(int(self._server.command("INFO", "server")["process_id"]))
+        self.environment = self._rest.environment | {"LOG_URL": self._server.url}
 
     async def stop(self) -> None:
         """End both."""
-        await asyncio.to_thread(self._server.stop)
+        self._server.stop()
         await self._rest.stop()
+
+    def cpu_seconds(self) -> float:
+        """Those of the server itself; rewriting the append-only file is the work of its children."""
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
 
     async def raw(self, backlog: int) -> Figures:
         """XADD by one client, a batch a transaction; XREAD by pages; XREADGROUP with XACK of each page."""
@@ -283,19 +303,22 @@ class Bus:
         )
         return int(answer.positions[-1])
 
-    async def publish_all(self, count: int) -> int:
-        """Publish so many events in the largest batches, two at a time; the newest position."""
-        newest = 0
+    async def publish_all(self, count: int, progress: Callable[[int], None] = lambda done: None) -> None:
+        """Publish so many events in the largest batches, two at a time; `progress` is told how many there are."""
+        left, done = count, 0
 
         async def caller() -> None:
-            nonlocal newest, count
-            while count > 0:
-                size = min(count, BATCHES[-1])
-                count -= size
-                newest = max(newest, await self.publish(size))
+            nonlocal left, done
+            while left > 0:
+                size = min(left, BATCHES[-1])
+                left -= size
+                await self.publish(size)
+                done += size
+                progress(done)
 
-        await asyncio.gather(caller(), caller())
-        return newest
+        async with asyncio.TaskGroup() as callers:
+            callers.create_task(caller())
+            callers.create_task(caller())
 
     async def publish_at_rate(self) -> float:
         """Publish RATE events a second in batches of RATE_BATCH, whatever earlier ones take; how late the last was, s.
@@ -429,18 +452,41 @@ async def latencies(bus: Bus, kind: str, readers: int) -> Figures:
     }
 
 
-async def catching_up(bus: Bus, backlog: int) -> Figures:
-    """Events a second to a reader, and to a group that says of each that it is done, which begin behind a backlog."""
-    after = await bus.head()
-    await bus.publish_all(backlog)
-    figures: Figures = {}
-    for kind, readers in (("plain", 1), ("group", 1), ("group", MEMBERS)):
-        if kind == "group":
-            await bus.make_group(after)
+async def publishing_backlog(engine: Engine, bus: Bus, backlog: int) -> Figures:
+    """Events a second in the largest batches by two callers, and what one cost, until the backlog is there."""
+    step, told = max(1, backlog // PROGRESS_STEPS), 0
+
+    def progress(done: int) -> None:
+        nonlocal told
+        if done // step > told:
+            told = done // step
+            say(f"published {done} of {backlog}")
+
+    with _costs(engine, bus, backlog) as costs:
+        await bus.publish_all(backlog, progress)
+    return {f"publish_backlog_{name}": value for name, value in costs.items()}
+
+
+async def catching_up(engine: Engine, bus: Bus, after: int, backlog: int, kind: str, readers: int) -> Figures:
+    """Events a second to a reader, or to a group that says of each that it is done, which begins behind a backlog."""
+    if kind == "group":
+        await bus.make_group(after)
+    with _costs(engine, bus, backlog) as costs:
         async with bus.readers(kind, readers, after, backlog) as following:
             seen = await following.result()
-        figures[f"catch_up_{kind}_{readers}_per_s"] = seen["received"] / seen["seconds"]
-    return figures
+    costs["per_s"] = seen["received"] / seen["seconds"]
+    return {f"catch_up_{kind}_{readers}_{name}": value for name, value in costs.items()}
+
+
+@contextmanager
+def _costs(engine: Engine, bus: Bus, events: int) -> Iterator[Figures]:
+    """Filled in at the end of the block: `per_s`, and microseconds of the bus and of the engine for each event."""
+    costs: Figures = {}
+    began, bus_before, engine_before = time.perf_counter(), bus.cpu_seconds(), engine.cpu_seconds()
+    yield costs
+    costs["per_s"] = events / (time.perf_counter() - began)
+    costs["bus_us"] = (bus.cpu_seconds() - bus_before) / events * 1e6
+    costs["engine_us"] = (engine.cpu_seconds() - engine_before) / events * 1e6
 
 
 async def memory(bus: Bus) -> Figures:
@@ -457,22 +503,34 @@ async def memory(bus: Bus) -> Figures:
     return figures
 
 
-async def measure(engine: Engine, backlog: int) -> Figures:
-    """Everything about one engine; prints as it goes."""
-    raw = await engine.raw(backlog)
+async def measure(engine: Engine, backlog: int, *, large: bool) -> Figures:
+    """Everything about one engine, or only what depends on the backlog; prints as it goes."""
+    say(f"{engine.name} alone")
+    figures = {f"raw_{name}": value for name, value in (await engine.raw(backlog)).items()}
+    if not large:
+        async with bus_on(engine) as bus:
+            figures |= {"start_mib": bus.resident_mib()} | await publishing(bus)
+            report_publishing(figures)
     async with bus_on(engine) as bus:
-        figures = {"start_mib": bus.resident_mib()} | {f"raw_{name}": value for name, value in raw.items()}
-        figures |= await publishing(bus)
-        report_publishing(figures)
-    async with bus_on(engine) as bus:
-        figures |= await memory(bus)
-        report_memory(figures)
-        for kind, readers in (*(("plain", readers) for readers in READERS), ("group", 1), ("group", MEMBERS)):
-            figures |= await latencies(bus, kind, readers)
-            report_latency(figures, kind, readers)
-        figures |= await catching_up(bus, backlog)
-        report_catching_up(figures, backlog)
+        if not large:
+            figures |= await memory(bus)
+            report_memory(figures)
+            for kind, readers in (*(("plain", readers) for readers in READERS), *GROUPS):
+                figures |= await latencies(bus, kind, readers)
+                report_latency(figures, kind, readers)
+        after = await bus.head()
+        figures |= await publishing_backlog(engine, bus, backlog)
+        report_backlog(figures, backlog)
+        for kind, readers in (("plain", 1), *GROUPS):
+            say(f"{_who(kind, readers)} catches up {backlog}")
+            figures |= await catching_up(engine, bus, after, backlog, kind, readers)
+            report_catching_up(figures, backlog, kind, readers)
     return figures
+
+
+def say(text: str) -> None:
+    """Tell on the standard error what is being done."""
+    print(f"    {datetime.now(UTC):%H:%M:%S} {text}", file=sys.stderr, flush=True)
 
 
 def report_publishing(figures: Figures) -> None:
@@ -508,44 +566,67 @@ def report_latency(figures: Figures, kind: str, readers: int) -> None:
     )
 
 
-def report_catching_up(figures: Figures, backlog: int) -> None:
-    """Print how fast a backlog is read."""
-    raw = {"plain": figures["raw_read_per_s"], "group": figures.get("raw_group_per_s", float("nan"))}
-    for kind, readers in (("plain", 1), ("group", 1), ("group", MEMBERS)):
-        name = f"catch_up_{kind}_{readers}_per_s"
-        what = "a reader" if kind == "plain" else f"group of {readers}"
-        print(f"  {backlog} behind, {what:<12} {figures[name]:9.0f} events/s   raw {raw[kind]:9.0f}", flush=True)
+def report_backlog(figures: Figures, backlog: int) -> None:
+    """Print how fast a backlog was published."""
+    print(
+        f"  {backlog} published, 1,000 by 2 {figures['publish_backlog_per_s']:9.0f} events/s   "
+        f"raw {figures['raw_publish_1000_per_s']:9.0f}   {_cost(figures, 'publish_backlog')}",
+        flush=True,
+    )
 
 
-async def run(engines: list[str], backlog: int) -> dict[str, Figures]:
-    """Measure the engines one after the other."""
+def report_catching_up(figures: Figures, backlog: int, kind: str, readers: int) -> None:
+    """Print how fast a backlog was read."""
+    raw = figures["raw_read_per_s"] if kind == "plain" else figures.get("raw_group_per_s", float("nan"))
+    name = f"catch_up_{kind}_{readers}"
+    print(
+        f"  {backlog} behind, {_who(kind, readers):<12} {figures[f'{name}_per_s']:9.0f} events/s   raw {raw:9.0f}   "
+        f"{_cost(figures, name)}",
+        flush=True,
+    )
+
+
+def _who(kind: str, readers: int) -> str:
+    return "a reader" if kind == "plain" else f"group of {readers}"
+
+
+def _cost(figures: Figures, name: str) -> str:
+    bus, engine = figures[f"{name}_bus_us"], figures[f"{name}_engine_us"]
+    return f"bus {bus:.0f} us/event" + ("" if math.isnan(engine) else f", engine {engine:.0f}")
+
+
+async def run(engines: list[str], backlog: int, *, large: bool) -> dict[str, Figures]:
+    """Measure the engines one after the other; whatever ends it, their servers are ended and their files removed."""
     found: dict[str, Figures] = {}
     for name in engines:
         async with AsyncExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mnemo-bench-")))
-            engine = await start(name, folder)
+            engine: Engine = (Postgres if name == "postgres" else Redis)(folder)
             stack.push_async_callback(engine.stop)
-            print(f"event-bus on {name}")
-            found[name] = await measure(engine, backlog)
+            await engine.start()
+            print(f"event-bus on {name}", flush=True)
+            found[name] = await measure(engine, backlog, large=large)
     return found
-
-
-async def start(name: str, folder: Path) -> Engine:
-    """The engine of that name on an empty folder."""
-    return await (Postgres if name == "postgres" else Redis).start(folder)
 
 
 def main() -> int:
     """The command."""
-    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # children never use the channels of this process
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", nargs="+", choices=("postgres", "redis"), default=["postgres", "redis"])
-    parser.add_argument("--backlog", type=int, default=BACKLOG, help=f"events to catch up; default {BACKLOG}")
-    parser.add_argument("--large", action="store_true", help=f"catch up {LARGE_BACKLOG} events")
+    parser.add_argument(
+        "--large", action="store_true", help="measure only what depends on the backlog, on a large one; no latencies"
+    )
+    parser.add_argument(
+        "--backlog", type=int, help=f"events to catch up; {BACKLOG} if not given, {LARGE_BACKLOG} with --large"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures of all engines as one JSON line")
     arguments = parser.parse_args()
-    backlog = LARGE_BACKLOG if arguments.large else arguments.backlog
-    found = uvloop.run(run(arguments.engines, backlog))
+    backlog = arguments.backlog or (LARGE_BACKLOG if arguments.large else BACKLOG)
+    try:
+        found = uvloop.run(run(arguments.engines, backlog, large=arguments.large))
+    except KeyboardInterrupt:
+        say("ended by Ctrl-C; no process is left")
+        return 130
     if arguments.json:
         print(json.dumps(found))
     return 0

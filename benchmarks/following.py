@@ -1,7 +1,8 @@
 """Readers of an event-bus in a process of their own, for `benchmarks.events`.
 
 Prints `ready` when all streams are open, then one JSON line when every reader, or a group together, has had the events
-it waits for. Idle and stalled readers stay until their input is closed.
+it waits for. Idle and stalled readers stay until their input is closed. What takes long tells on the standard error how
+far it is.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ SCOPES: Final = "events:admin"
 CREDIT: Final = 4096
 STALLED_CREDIT: Final = 10_000
 PATIENCE_SECONDS: Final = 600.0
+LEAST_RATE: Final = 500
+"""Events a second; readers that are slower are given up, but not before PATIENCE_SECONDS."""
+PROGRESS_SECONDS: Final = 10.0
 STAMP_BYTES: Final = 8
 """The payload of an event begins with the time it was due, in nanoseconds of the system's monotonic clock."""
 
@@ -78,6 +82,7 @@ class Readers:
         tasks: list[asyncio.Task[None]] = [
             asyncio.create_task(read(channel, place)) for place, channel in enumerate(channels)
         ]
+        progress = asyncio.create_task(self._tell_progress())
         if read == self._member:
             tasks.append(asyncio.create_task(self._group_had_all()))
         try:
@@ -86,9 +91,9 @@ class Readers:
             for task in done:
                 task.result()
         finally:
-            for task in tasks:
+            for task in (*tasks, progress):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, progress, return_exceptions=True)
             for channel in channels:
                 await channel.close()
 
@@ -158,6 +163,12 @@ class Readers:
         await _until_input_ends()
         call.cancel()
 
+    async def _tell_progress(self) -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            if self._wanted:
+                print(f"    received {self.received}, each reader or the group wants {self._wanted}", file=sys.stderr)
+
     def _ready(self) -> None:
         self._opened += 1
         if self._opened == self._readers:
@@ -185,7 +196,7 @@ async def follow(arguments: argparse.Namespace) -> None:
     """Read, and print what was seen."""
     readers = Readers(arguments.address, arguments.token, arguments.after, arguments.wanted)
     began = time.monotonic_ns()
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(max(PATIENCE_SECONDS, arguments.wanted / LEAST_RATE)):
         await readers.run(arguments.readers, arguments.kind)
     found = {"received": readers.received, "again": readers.again, "seconds": (readers.last - began) / 1e9}
     if readers.latencies:
@@ -203,7 +214,10 @@ def main() -> int:
     parser.add_argument("--readers", type=int, default=1)
     parser.add_argument("--after", type=int, default=0, help="the position after which plain readers begin")
     parser.add_argument("--wanted", type=int, default=0, help="events of each plain reader, or of the group")
-    uvloop.run(follow(parser.parse_args()))
+    try:
+        uvloop.run(follow(parser.parse_args()))
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

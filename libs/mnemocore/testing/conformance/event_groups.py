@@ -333,6 +333,24 @@ class EventGroupsConformance(ABC):
         assert await self.stands(groups, group) == (3, 0, 0)
         assert await self.claim(groups, group, "b", now=100) == []
 
+    async def test_many_at_once(self) -> None:
+        """Thousands of events in one claim, of few keys and of none, and in one word about them."""
+        groups, group = await self.begin()
+        keys = [f"key {number % 7}" if number % 3 else "" for number in range(1, 2501)]
+        fresh = self.fresh(0, 2500, tuple(enumerate(keys, 1)))
+        given = await self.claim(groups, group, limit=2400, fresh=fresh)
+        assert given == [(position, 1) for position in range(1, 2401)]
+        assert await self.stands(groups, group) == (2400, 2400, 0)
+        assert await self.settle(groups, group, "a", self.done(*given[:1500])) == (list(range(1, 1501)), [])
+        rest = self.fresh(2400, 2500, tuple((position, keys[position - 1]) for position in range(2401, 2501)))
+        others = await self.claim(groups, group, "b", fresh=rest)
+        assert others == [(position, 1) for position in range(2401, 2501) if not keys[position - 1]]
+        assert await self.settle(groups, group, "a", self.done(*given[1500:])) == (list(range(1501, 2401)), [])
+        waiting = [(position, 1) for position in range(2401, 2501) if keys[position - 1]]
+        assert await self.claim(groups, group, "b") == waiting
+        assert await self.settle(groups, group, "b", self.done(*others, *waiting)) == (list(range(2401, 2501)), [])
+        assert await self.stands(groups, group) == (2500, 0, 0)
+
     async def test_a_member_gets_several_of_a_key_in_their_order(self) -> None:
         """In one claim and in later ones, also while it has earlier ones."""
         groups, group = await self.begin()

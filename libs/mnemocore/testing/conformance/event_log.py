@@ -141,6 +141,26 @@ class EventLogConformance(ABC):
         ]
         assert await log.head() == 4
 
+    async def test_a_large_batch(self) -> None:
+        """Of several spaces, with some that the log has already and some that are there twice."""
+        log = await self.open_log()
+        await log.append(self.events("5", "7"), STORED_AT)
+        batch = [
+            self.event(Sample(str(number), space_uid=(SPACE_A, SPACE_B, "")[number % 3], data=b"x" * (number % 2)))
+            for number in range(2500)
+        ]
+        batch += [self.event(Sample("0")), self.event(Sample("5"))]
+        positions = await log.append(batch, STORED_AT)
+        assert (positions[5], positions[7], positions[-1], positions[0]) == (1, 2, 1, positions[-2])
+        assert sorted(set(positions)) == list(range(1, 2501))
+        found = await self.read_all(log, limit=500)
+        assert [place.position for place in found] == list(range(1, 2501))
+        assert {place.event.id: place.position for place in found} == {
+            event.id: position for event, position in zip(batch, positions, strict=True)
+        }
+        of_a_space = await self.read_all(log, self.where(space_uid=SPACE_B), limit=500)
+        assert {place.event.id for place in of_a_space} == {str(number) for number in range(1, 2500, 3)} - {"7"}
+
     async def test_an_event_comes_back_as_it_went_in(self) -> None:
         """Attributes, payload and time, also the unusual."""
         log = await self.open_log()

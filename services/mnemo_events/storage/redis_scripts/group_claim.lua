@@ -57,26 +57,62 @@ local function keeps_too_long(key)
   return false
 end
 
--- Returns the position of the group after it, how many wait, and whether others can be given what was put aside.
+-- What becomes of fresh events. It is written when it is known of all: nothing that they come after depends on it.
+local new_held, new_of_member, new_of_key, new_later, new_due = {}, {}, new_lists(), new_lists(), new_lists()
+local last_holders = {} -- of keys: who has the last event, '' if it waits, false if the group holds none
+
+local function last_holder(key)
+  if key == '' then return false end
+  if last_holders[key] == nil then
+    local last = redis.call('ZRANGE', events_of_key(key), -1, -1)[1]
+    last_holders[key] = last and held(last)[MEMBER] or false
+  end
+  return last_holders[key]
+end
+
+local function take_fresh(position, key, holder, attempts, time)
+  add_pair(new_held, position, cmsgpack.pack({ key, holder, attempts, time, '0' }))
+  if key ~= '' then
+    add_pair(new_of_key[key], position, position)
+    last_holders[key] = holder
+  end
+end
+
+local function give_fresh(position, key, holder)
+  take_fresh(position, key, member, 1, lease_until)
+  new_of_member[#new_of_member + 1] = position
+  add_pair(new_later[holder and member or ''], lease_until, position)
+  in_flight = in_flight + 1
+  given_count = given_count + 1
+  given[given_count] = position .. ' 1 0'
+end
+
+local function write_fresh()
+  call_for_all('HSET', HELD, new_held)
+  call_for_all('SADD', events_of_member(member), new_of_member)
+  for key, positions in pairs(new_of_key) do call_for_all('ZADD', events_of_key(key), positions) end
+  for queue, times in pairs(new_later) do call_for_all('ZADD', later(queue), times) end
+  for queue, positions in pairs(new_due) do call_for_all('ZADD', due(queue), positions) end
+end
+
+-- Returns the position of the group after it, and whether others can be given what was put aside.
 local function look_at_fresh(waiting)
   local reached, for_others = ARGV[8], false
+  local newest_revived = tonumber(redis.call('HGET', group, 'newest_revived') or 0)
   for i = 10, #ARGV, 2 do
     local position, key = ARGV[i], ARGV[i + 1]
     if waiting >= most_waiting then return reached, for_others end
-    if redis.call('HEXISTS', HELD, position) == 0 then
-      local last = key ~= '' and redis.call('ZRANGE', events_of_key(key), -1, -1)[1]
-      local holder = last and held(last)[MEMBER] -- '' if the last one waits
+    if tonumber(position) > newest_revived or redis.call('HEXISTS', HELD, position) == 0 then
+      local holder = last_holder(key)
       local is_free = not holder or holder == member and not keeps_too_long(key)
       if is_free and given_count == limit then return reached, for_others end
-      local state = { key, '', 0, AT_ONCE, '0' }
-      if key ~= '' then redis.call('ZADD', events_of_key(key), position, position) end
       if is_free then
-        give(position, state)
+        give_fresh(position, key, holder)
       else
-        hold(position, state)
+        take_fresh(position, key, '', 0, AT_ONCE)
         waiting = waiting + 1
         if holder ~= '' then
-          put_in(holder, position, AT_ONCE)
+          add_pair(new_due[holder], position, position)
           for_others = for_others or holder ~= member
         end
       end
@@ -104,6 +140,7 @@ local position, waiting = redis.call('HGET', group, 'position'), count()
 in_flight = 0
 if ARGV[8] and tonumber(ARGV[8]) == tonumber(position) then
   local reached, for_others = look_at_fresh(waiting)
+  write_fresh()
   count()
   position = reached
   redis.call('HSET', group, 'position', position)

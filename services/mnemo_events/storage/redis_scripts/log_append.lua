@@ -6,6 +6,8 @@ local before = stored(HEAD)
 local head, latest, places = before, redis.call('GET', LATEST), {}
 if latest and tonumber(latest) > tonumber(stored_at) then stored_at = latest end
 local start = 1
+local new_places, new_data, new_in_space = {}, {}, new_lists() -- written when all are known
+local place_of_key, end_of_space = {}, {} -- what this batch has, and what was asked for
 
 local function taken(size)
   local piece = string.sub(ARGV[5], start, start + size - 1)
@@ -13,22 +15,34 @@ local function taken(size)
   return piece
 end
 
+local function end_of(space)
+  if space == '' then return false end
+  if end_of_space[space] == nil then end_of_space[space] = redis.call('HGET', ENDS, space) end
+  return end_of_space[space]
+end
+
 for key_size, space_size, attributes_size, size, ends in string.gmatch(ARGV[4], '(%d+) (%d+) (%d+) (%d+) (%d)') do
   local key, space, attributes, data = taken(key_size), taken(space_size), taken(attributes_size), taken(size)
-  local place = redis.call('HGET', KEYS_OF_EVENTS, key)
-  if not place and space ~= '' then place = redis.call('HGET', ENDS, space) end
+  local place = place_of_key[key] or redis.call('HGET', KEYS_OF_EVENTS, key) or end_of(space)
   if not place then
     head = head + 1
     place = text(head)
     redis.call('XADD', LOG, place .. '-0', 'k', key, 's', space, 'a', attributes, 't', stored_at)
-    redis.call('HSET', KEYS_OF_EVENTS, key, place)
-    redis.call('ZADD', base .. 'space:' .. space, place, place)
-    if data ~= '' then redis.call('HSET', DATA, place, data) end
-    if ends == '1' and space ~= '' then redis.call('HSET', ENDS, space, place) end
+    place_of_key[key] = place
+    add_pair(new_places, key, place)
+    add_pair(new_in_space[space], place, place)
+    if data ~= '' then add_pair(new_data, place, data) end
+    if ends == '1' and space ~= '' then
+      redis.call('HSET', ENDS, space, place)
+      end_of_space[space] = place
+    end
   end
   places[#places + 1] = place
 end
 if head > before then
+  call_for_all('HSET', KEYS_OF_EVENTS, new_places)
+  call_for_all('HSET', DATA, new_data)
+  for space, scored in pairs(new_in_space) do call_for_all('ZADD', base .. 'space:' .. space, scored) end
   redis.call('SET', LATEST, stored_at)
   redis.call('SET', HEAD, text(head))
   if at_once then

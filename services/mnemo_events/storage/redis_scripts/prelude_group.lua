@@ -30,8 +30,10 @@ local function events_of_key(key) return group .. ':key:' .. key end
 
 local function events_of_member(member) return group .. ':of:' .. member end
 
-local function take_out(queue, position)
-  if redis.call('ZREM', later(queue), position) == 0 then redis.call('ZREM', due(queue), position) end
+-- Take events out of a queue; how many stood there.
+local function take_out(queue, positions)
+  local taken = call_for_all('ZREM', later(queue), positions)
+  return taken == #positions and taken or taken + call_for_all('ZREM', due(queue), positions)
 end
 
 local function put_in(queue, position, time)
@@ -72,7 +74,7 @@ local function take_back_after(position, key, member)
   while true do
     local following = neighbour(position, key, #taken + 1)
     if not following then return taken end
-    take_out(member, following) -- the first that waits stands there too
+    take_out(member, { following }) -- the first that waits stands there too
     local state = held(following)
     if state[MEMBER] == '' then return taken end
     state[ATTEMPTS] = state[ATTEMPTS] - 1
