@@ -15,7 +15,7 @@ from mnemo_events.domain.news import News
 from mnemo_events.domain.outbox import SOURCE, OutboxRelay
 from mnemo_events.domain.publisher import Publisher
 from mnemo_events.domain.retry_schedule import RetrySchedule
-from mnemo_events.domain.tasks import Tasks
+from mnemo_events.domain.tasks import MAX_WAITING, Tasks
 from mnemo_events.storage.postgres_agents import PostgresAgents
 from mnemo_events.storage.postgres_log import PostgresLog
 from mnemo_events.storage.postgres_outbox import PostgresOutbox
@@ -59,7 +59,7 @@ async def migrated(database: Database) -> None:
 class Replica:
     """Agents and tasks of one replica. Nothing runs in the background: tests sweep and publish by hand."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, *, max_waiting: int = MAX_WAITING) -> None:
         self.clock = clock
         self.agent_news, self.task_news = News(), News()
         self.agent_store, self.task_store = PostgresAgents(database), PostgresTasks(database)
@@ -76,6 +76,7 @@ class Replica:
             RetrySchedule(random.Random(7)),
             self.relay.wake,
             POLL_SECONDS,
+            max_waiting,
         )
         self.host = Host(
             "events",

@@ -27,6 +27,13 @@ REQUEST_ID_HEADER: Final = "x-request-id"
 TRACEPARENT_HEADER: Final = "traceparent"
 AUTHORIZATION_HEADER: Final = "authorization"
 
+STREAM_WINDOW_BYTES: Final = 4 * 1024 * 1024
+"""How much of a stream a receiver takes in before its reader asks for it: the flow-control window of HTTP/2.
+
+It is fixed on both sides. gRPC would let it grow with the estimated bandwidth, without a bound, and a stream whose
+reader has stopped would fill the memory of every process on its way.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:

@@ -252,7 +252,14 @@ async def test_leases_are_extended_and_a_task_that_is_cancelled_is_stopped(tasks
     made = await tasks.enqueue("endless")
     async with working(tasks, handle, lease=timedelta(seconds=1)):
         await begun.wait()
-        await asyncio.create_task(asyncio.sleep(1.5))
+        first = (await tasks.get(made.id)).lease_until
+        assert first is not None
+
+        async def is_longer() -> bool:
+            lease_until = (await tasks.get(made.id)).lease_until
+            return lease_until is not None and lease_until > first + timedelta(seconds=1)
+
+        await until(is_longer)  # it was extended when the first lease was over already
         await agents.register("b")
         assert await tasks.claim("b") == []
         await tasks.cancel(made.id)

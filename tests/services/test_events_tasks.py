@@ -17,11 +17,11 @@ from google.protobuf.duration_pb2 import Duration
 from tests.event_work import TOKEN, Replica, headers, migrated, person
 
 from mnemo_events.app import EventsApp
-from mnemo_events.domain import tasks as tasks_module
 from mnemo_events.domain.agent import Description
 from mnemo_events.domain.filter import Filter
 from mnemo_events.domain.group import Reason
 from mnemo_events.domain.limits import FRESH_SECONDS
+from mnemo_events.domain.outbox import OutboxRelay
 from mnemo_events.domain.task import KEPT, MAX_QUEUED, Order, State, Task
 from mnemo_events.storage.postgres_log import PostgresLog
 from mnemocore.clock import SystemClock
@@ -285,13 +285,13 @@ async def test_a_drain_answers_the_claims_that_wait(here: Replica, clock: Manual
 
 
 async def test_no_more_claims_wait_than_a_replica_has_room_for(
-    here: Replica, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    here: Replica, database: Database, clock: ManualClock
 ) -> None:
-    monkeypatch.setattr(tasks_module, "MAX_WAITING", 1)
-    waiting = asyncio.ensure_future(claim(here, wait=30))
+    full = Replica(database, clock, max_waiting=1)
+    waiting = asyncio.ensure_future(claim(full, wait=30))
     await until(lambda: clock.sleepers == 1)
-    assert await claim(here, "b", wait=30) == []
-    await enqueue(here, "t")
+    assert await claim(full, "b", wait=30) == []
+    await enqueue(full, "t")
     assert [task.id for task in await waiting] == ["t"]
 
 
@@ -600,9 +600,9 @@ async def test_a_crash_before_or_after_the_append_loses_and_doubles_nothing(
     await here.relay.publish_pending()
     await claim(here)
     await here.tasks.complete(ADA, "t", "a", 1, b"")
-    here.relay._publisher = Dying(here, appends=appends)  # noqa: SLF001
+    dying = OutboxRelay(here.outbox, Dying(here, appends=appends), here.clock)
     with pytest.raises(Stops):
-        await here.relay.publish_pending()
+        await dying.publish_pending()
     assert await endings(there) == [("task.done", "tasks/t")]
     assert await there.relay.publish_pending() == 0
 
@@ -764,8 +764,7 @@ async def test_another_replica_wakes_a_claim_and_the_end_is_in_the_log(database:
         await agents.RegisterAgent(RegisterAgentRequest(agent_id="a", agent=resources_pb2.Agent()), timeout=SECONDS)
         request = pb.ClaimTasksRequest(agent="agents/a", wait=Duration(seconds=30))
         waiting = asyncio.ensure_future(there.ClaimTasks(request, timeout=40))
-        work: Any = app._work._work  # noqa: SLF001
-        await until(lambda: work._waiting == 1)  # noqa: SLF001
+        await until(lambda: app.waiting_claims == 1)
         task = resources_pb2.Task(type="work")
         await here.EnqueueTask(pb.EnqueueTaskRequest(task_id="t", task=task), timeout=SECONDS)
         [given] = (await asyncio.wait_for(waiting, SECONDS)).tasks
@@ -787,7 +786,6 @@ async def test_a_claim_that_waits_does_not_hold_up_the_end_of_the_service(databa
         await agents.RegisterAgent(RegisterAgentRequest(agent_id="a", agent=resources_pb2.Agent()), timeout=SECONDS)
         request = pb.ClaimTasksRequest(agent="agents/a", wait=Duration(seconds=30))
         waiting = asyncio.ensure_future(tasks.ClaimTasks(request, timeout=40))
-        work: Any = app._work._work  # noqa: SLF001
-        await until(lambda: work._waiting == 1)  # noqa: SLF001
+        await until(lambda: app.waiting_claims == 1)
         app.drain()
         assert list((await asyncio.wait_for(waiting, SECONDS)).tasks) == []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import grpc
 
 from mnemocore import rendezvous
+from mnemocore.calls import STREAM_WINDOW_BYTES
 from mnemocore.client.breaker import DEFAULT_RULE, BreakerRule
 from mnemocore.client.channel import ResilientChannel
 from mnemocore.client.shared_channel import SharedChannel
@@ -26,6 +27,8 @@ _OPTIONS: Final[list[tuple[str, int | str]]] = [
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", STREAM_WINDOW_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     # A server that comes back is noticed within the pauses between two attempts.

@@ -14,6 +14,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from mnemocore.calls import STREAM_WINDOW_BYTES
 from mnemocore.clock import SystemClock
 from mnemocore.errors import InvalidSettingError
 from mnemocore.policy import method_info
@@ -48,6 +49,8 @@ _FLUSH_SECONDS: Final = 1.0
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", STREAM_WINDOW_BYTES),
     ("grpc.so_reuseport", 0),
     # Clients come back by way of name resolution, so new replicas get their share; streams may finish first.
     ("grpc.max_connection_age_ms", 5 * 60 * 1000),

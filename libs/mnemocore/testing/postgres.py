@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 import asyncpg
@@ -17,8 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 
+_MEMORY: Final = Path("/dev/shm")  # where Linux keeps files in memory
+_MEMORY_BYTES: Final = 4 * 1024**3
+
+
 class TestPostgres:
     """An embedded server in a temporary folder, without fsync: open its databases with `open`.
+
+    The folder is in memory where Linux has at least 4 GiB of room there: what a fresh database costs is its files.
 
     Databases are copies of templates: an empty one, and one per `prepare` function, which is run once a session.
     """
@@ -26,7 +32,7 @@ class TestPostgres:
     __test__ = False  # not a class of tests, for all its name
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="mnemo-test-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="mnemo-test-", dir=_in_memory()))
         self._server = EmbeddedPostgres(self._folder / "postgres", durable=False)
         self._templates: dict[Any, str] = {}
 
@@ -78,6 +84,11 @@ class TestPostgres:
             await connection.execute(command)
         finally:
             await connection.close()
+
+
+def _in_memory() -> Path | None:
+    """A folder in memory with room for a session's databases; None if there is none."""
+    return _MEMORY if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _MEMORY_BYTES else None
 
 
 def _name(url: str) -> str:

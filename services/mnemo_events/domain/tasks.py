@@ -121,6 +121,7 @@ class Tasks:
         schedule: RetrySchedule,
         told: Callable[[], None],
         poll_seconds: float,
+        max_waiting: int = MAX_WAITING,
     ) -> None:
         self._store = store
         self._agents = agents
@@ -129,9 +130,15 @@ class Tasks:
         self._schedule = schedule
         self._told = told
         self._poll_seconds = poll_seconds
+        self._max_waiting = max_waiting
         self._limit = Limit(MAX_QUEUED, store.count_queued, clock)
         self._waiting = 0
         self._draining = False
+
+    @property
+    def waiting(self) -> int:
+        """How many claims wait for tasks, at most `max_waiting`."""
+        return self._waiting
 
     async def enqueue(self, caller: Identity, task_id: str, order: Order) -> Task:
         """Put a task into the queue; an equal one that is there stays. Raises TaskExistsError, QuotaExceededError."""
@@ -175,7 +182,7 @@ class Tasks:
                 if claim.told:
                     self._told()
                 left = ends_at - self._clock.monotonic()
-                if claim.tasks or left <= 0 or self._draining or self._waiting >= MAX_WAITING:
+                if claim.tasks or left <= 0 or self._draining or self._waiting >= self._max_waiting:
                     return claim.tasks
                 due = (claim.next_due - now).total_seconds() if claim.next_due else left
                 await self._wait(waiter, min(left, due, self._poll_seconds))
