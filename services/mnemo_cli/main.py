@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from mnemo_cli.failure import Failure, as_failure
+from mnemocore.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -96,6 +97,7 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, envvar="MNEMO_DEBUG", help="Log everything and show tracebacks.")
+@click.version_option(__version__, prog_name="mnemo", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, debug: bool) -> None:
     """Memory for AI agents: keeps, finds, connects, consolidates and forgets.

@@ -214,7 +214,7 @@ def test_schemas(shell: Shell, kind: str) -> None:
     assert (broken.returncode, "data.amount" in broken.stdout, broken.stderr) == (1, True, "error: 1 violation\n")
     refused = shell.run("events", "publish", at, "--data", "{}")
     assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
-    assert shell.good("events", "schemas", "delete", at, "--yes") == "deleted 1 versions\n"
+    assert shell.good("events", "schemas", "delete", at, "--yes") == "versions deleted: 1\n"
 
 
 def test_access(shell: Shell, kind: str, served: Server) -> None:

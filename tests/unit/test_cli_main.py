@@ -20,6 +20,7 @@ from mnemo_cli.policies import policy_of
 from mnemo_cli.shown import plain, printable, shortened
 from mnemocore.client import MemoryKind, ScorePart, event_values, values
 from mnemocore.errors import MnemoError, UnauthenticatedError
+from mnemocore.version import __version__
 
 if TYPE_CHECKING:
     from enum import StrEnum
@@ -54,6 +55,11 @@ def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
     assert result.exit_code == 0
     assert "Usage: " in result.output
     assert len(result.output.splitlines()) > 4
+
+
+def test_the_version_is_known_by_both_names() -> None:
+    assert CliRunner().invoke(cli, ["--version"]).output == f"mnemo {__version__}\n"
+    assert CliRunner().invoke(cli, ["version"]).output.startswith(f"mnemo {__version__} (Python ")
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -97,7 +97,7 @@ def delete(type: str, yes: bool, target: Target) -> None:
     async def remove(mnemo: Connection) -> int:
         return await mnemo.events.schemas.delete(type)
 
-    click.echo(f"deleted {target.run(remove)} versions")
+    click.echo(f"versions deleted: {target.run(remove)}")
 
 
 @schemas.command()
