@@ -53,6 +53,8 @@ class News:
 
 async def wait(waiter: asyncio.Event, seconds: float, clock: Clock) -> None:
     """Return when `waiter` is set, or after `seconds`."""
+    if waiter.is_set():
+        return
     change = asyncio.create_task(waiter.wait())
     timer = asyncio.create_task(clock.sleep(seconds))
     try:
