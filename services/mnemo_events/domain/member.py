@@ -172,6 +172,7 @@ class Member:
     async def settle(self, reports: Sequence[Report]) -> Answer:
         """Say what became of events. A report counts if the member still has what was delivered with its tag.
 
+        Of several for one tag the last counts, and one answer is for all of them.
         What failed for the last time, or for a reason no other attempt can help, is a dead letter when this returns.
         Whoever fails an event leaves later ones of its key alone until the answer is there.
         """
@@ -348,10 +349,10 @@ class Member:
         mine: dict[int, Report] = {}
         lost: set[int] = set()
         unknown: list[int] = []
-        for report in reports:
-            event = self._handed.get(report.tag)
-            if event is None or event.position in mine or event.position in lost:
-                unknown.append(report.tag)
+        for tag, report in _last_of_each(reports).items():
+            event = self._handed.get(tag)
+            if event is None:
+                unknown.append(tag)
             elif self._has(event, waiting):
                 mine[event.position] = report
             else:
@@ -470,6 +471,15 @@ class Member:
     def _count(self, position: int, report: Report) -> None:
         is_dead = isinstance(report, Failed) and self._is_last(position, report)
         counter("mnemo.events.outcomes").add(1, {"outcome": "dead" if is_dead else type(report).__name__.lower()})
+
+
+def _last_of_each(reports: Sequence[Report]) -> dict[int, Report]:
+    """By tag, in the order of the last ones."""
+    last: dict[int, Report] = {}
+    for report in reports:
+        last.pop(report.tag, None)
+        last[report.tag] = report
+    return last
 
 
 def _kept(message: str) -> str:

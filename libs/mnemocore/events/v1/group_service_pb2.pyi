@@ -340,7 +340,7 @@ class ConsumeEventsRequest(_message.Message):
         OUTCOMES_FIELD_NUMBER: _builtins.int
         @_builtins.property
         def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsumeEventsRequest.Outcome]:
-            """For each event."""
+            """For each event. Of several for one delivery the last counts, and they have one answer."""
 
         def __init__(
             self,
