@@ -19,8 +19,7 @@ BENCH := .venv-bench
 SOURCES := libs services tests benchmarks examples docs protos deploy
 # One more process than there are processors, since tests wait for servers as often as they compute; at most four.
 WORKERS = $(shell $(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
-# Files stay in their order, in which the longest (tests/e2e) come early and the shortest (tests/unit) last.
-PYTEST = $(BIN)/pytest -q --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/pytest -q --numprocesses $(WORKERS) --dist loadfile
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header $(UPGRADE)
 STUBS := find . -type f \( -name '*_pb2.py' -o -name '*_pb2.pyi' -o -name '*_pb2_grpc.py' -o -name '*_pb2_grpc.pyi' \)

@@ -29,8 +29,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from benchmarks.baselines import InProcess
 from mnemo_index.storage.wordllama_encoder import WordLlamaEncoder
 from mnemocore import Connection, MemoryInput, Space, connect
+from mnemocore.data_directory import DataDirectory
 from mnemocore.memory.v1 import memory_service_pb2, memory_service_pb2_grpc, resources_pb2
-from mnemocore.postgres import DataDirectory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Final
 from mnemo_cli.failure import one_line
 from mnemo_cli.target import run
 from mnemo_index.storage.wordllama_encoder import WordLlamaEncoder
+from mnemocore.data_directory import FORMAT, DataDirectory
 from mnemocore.errors import DataDirectoryError, MnemoError
-from mnemocore.postgres import DataDirectory
-from mnemocore.postgres.directory import FORMAT
 from mnemocore.postgres.embedded import MAJOR_VERSION, server_program
 from mnemocore.version import __version__
 

@@ -16,8 +16,9 @@ import mnemo_memory.storage.inventory
 from mnemo_embedded.store import POSTGRES_FOLDER
 from mnemo_memory.storage.postgres_vault import PostgresVault
 from mnemo_memory.storage.rewind import find_space, rewind
+from mnemocore.data_directory import DataDirectory
 from mnemocore.errors import DataDirectoryError
-from mnemocore.postgres import Database, DataDirectory, EmbeddedPostgres, migrate
+from mnemocore.postgres import Database, EmbeddedPostgres, migrate
 from mnemocore.postgres.dump import drop, dump, restore
 
 if TYPE_CHECKING:

@@ -28,8 +28,9 @@ from mnemo_memory.app import MemoryApp
 from mnemocore import master_keys
 from mnemocore.client import InternalCredentials, ResilientChannel
 from mnemocore.clock import SystemClock
+from mnemocore.data_directory import DataDirectory
 from mnemocore.errors import InvalidSettingError
-from mnemocore.postgres import Database, DataDirectory, DiskReserve, EmbeddedPostgres
+from mnemocore.postgres import Database, DiskReserve, EmbeddedPostgres
 from mnemocore.postgres.reserve import RESERVE_BYTES
 from mnemocore.server import Host, InternalAuthenticator
 from mnemocore.server.main import Streaming

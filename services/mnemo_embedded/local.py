@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mnemo_embedded.admin_key import read_or_make_admin_key
-from mnemo_embedded.installation import Installation
+from mnemocore.data_directory import DataDirectory
 from mnemocore.errors import DataDirectoryError
-from mnemocore.postgres import DataDirectory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     import grpc
 
+    from mnemo_embedded.installation import Installation
 
 PATIENCE_SECONDS: Final = 10.0
 """How long an owner that offers no address is waited for."""
@@ -56,7 +56,7 @@ async def _open(directory: Path, stack: AsyncExitStack) -> Opened:
         served = await asyncio.to_thread(DataDirectory.served_by, directory)
         if served is None:
             try:
-                installation = await stack.enter_async_context(Installation(directory))
+                installation = await stack.enter_async_context(await asyncio.to_thread(_installation, directory))
             except DataDirectoryError:
                 if await asyncio.to_thread(DataDirectory.served_by, directory) is None:
                     raise
@@ -68,6 +68,13 @@ async def _open(directory: Path, stack: AsyncExitStack) -> Opened:
         if served.pid == os.getpid() or time.monotonic() > give_up:
             raise _taken(directory, served.pid)
         await asyncio.sleep(_PAUSE_SECONDS)
+
+
+def _installation(directory: Path) -> Installation:
+    """Imports all services, which takes a second: only whoever starts them pays for that."""
+    from mnemo_embedded.installation import Installation
+
+    return Installation(directory)
 
 
 def _taken(directory: Path, pid: int) -> DataDirectoryError:

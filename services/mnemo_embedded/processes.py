@@ -25,8 +25,9 @@ from mnemo_embedded.admin_key import read_or_make_admin_key
 from mnemo_embedded.serve import until_signal
 from mnemo_embedded.webhook_key import master_keys_file
 from mnemocore import telemetry
+from mnemocore.data_directory import DataDirectory
 from mnemocore.errors import InvalidSettingError, PeerUnavailableError
-from mnemocore.postgres import DataDirectory, EmbeddedPostgres
+from mnemocore.postgres import EmbeddedPostgres
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

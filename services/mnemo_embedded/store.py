@@ -8,8 +8,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from mnemo_embedded.local import PATIENCE_SECONDS
+from mnemocore.data_directory import DataDirectory
 from mnemocore.errors import DataDirectoryError
-from mnemocore.postgres import Database, DataDirectory, EmbeddedPostgres
+from mnemocore.postgres import Database, EmbeddedPostgres
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

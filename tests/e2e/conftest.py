@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mnemocore import Connection, connect
-from mnemocore.postgres import DataDirectory
+from mnemocore.data_directory import DataDirectory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

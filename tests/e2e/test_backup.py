@@ -24,11 +24,11 @@ from mnemo_embedded.drill import Live, drill, part_of
 from mnemo_embedded.store import open_store
 from mnemocore import connect
 from mnemocore.common.v1.resources_pb2 import Consistency, ConsistencyToken
+from mnemocore.data_directory import DataDirectory
 from mnemocore.errors import DataDirectoryError, InvalidFieldError, SpaceNotFoundError
 from mnemocore.ids import Tenant
 from mnemocore.master_keys import FixedMasterKeys
 from mnemocore.memory.v1 import memory_service_pb2, memory_service_pb2_grpc
-from mnemocore.postgres import DataDirectory
 from mnemocore.sealing import MasterKeys
 from mnemocore.testing.waiting import until
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mnemo_embedded import Installation
+from mnemo_embedded.installation import Installation
 from mnemocore.client import ResilientChannel
 from mnemocore.errors import StoreFullError
 from mnemocore.memory.v1 import memory_service_pb2 as pb

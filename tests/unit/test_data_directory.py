@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mnemocore.data_directory import DataDirectory, Served
 from mnemocore.errors import DataDirectoryError
-from mnemocore.postgres import DataDirectory, Served
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 HOLDER = """
 import sys
 from pathlib import Path
-from mnemocore.postgres import DataDirectory
+from mnemocore.data_directory import DataDirectory
 directory = DataDirectory.acquire(Path(sys.argv[1]))
 directory.publish_address("127.0.0.1:7400")
 print("held", flush=True)
