@@ -365,6 +365,20 @@ async def test_what_is_delivered_again_loses_its_former_tag_with_what_comes_afte
         assert await take(member) == ["2"]
 
 
+async def test_what_was_taken_back_takes_no_room(stores: Stores) -> None:
+    process = await stores.process(max_held=3)
+    group = await process.group(lease=10)
+    await process.publish(event("1", "a"), event("2", "a"), event("3", "b"), event("4", "c"))
+    async with process.members(group) as (member,):
+        (first,) = await deliveries(member, 1)
+        await process.clock.advance(6)
+        assert await take(member, 2) == ["2", "3"]
+        await process.clock.advance(5)
+        (again,) = await deliveries(member, 1)
+        assert again.position == first.position
+        assert await take(member) == ["2"]
+
+
 async def test_with_what_another_has_by_now_is_lost_what_comes_after_it(process: Process) -> None:
     """Else a member would go on with it, before what it failed is done elsewhere."""
     group = await process.group(lease=10)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mnemo_events.domain import schema_versions
 from mnemo_events.domain.schema_versions import SchemaVersions
 from mnemocore.errors import StoreUnavailableError
 from mnemocore.ids import Tenant
@@ -51,10 +50,10 @@ class Store:
 class Room:
     """Versions over a store."""
 
-    def __init__(self) -> None:
+    def __init__(self, **bounds: int) -> None:
         self.store = Store()
         self.clock = ManualClock()
-        self.versions = SchemaVersions(self.store, self.clock, POLL_SECONDS)
+        self.versions = SchemaVersions(self.store, self.clock, POLL_SECONDS, **bounds)
 
     async def current(self, *types: str, tenant: Tenant = ACME) -> dict[str, tuple[int, int]]:
         return await self.versions.current(tenant, types)
@@ -126,9 +125,8 @@ async def test_a_failure_is_not_kept(room: Room) -> None:
     assert await room.current("a") == {"a": (2, 20)}
 
 
-async def test_so_many_answers_are_kept_and_no_more(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema_versions, "ANSWERS", 3)
-    monkeypatch.setattr(schema_versions, "TENANTS", 2)
+async def test_so_many_answers_are_kept_and_no_more() -> None:
+    room = Room(tenants=2, answers=3)
     assert await room.current("a", "b") == {"a": (2, 20)}
     assert await room.current("a", "c", "d") == {"a": (2, 20)}
     for tenant in ("one", "two"):

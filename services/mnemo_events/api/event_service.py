@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mnemo_events.domain.access import Access
     from mnemo_events.domain.eraser import Eraser
-    from mnemo_events.domain.event import Page, StoredEvent
+    from mnemo_events.domain.event import Page
     from mnemo_events.domain.filter import Filter
     from mnemo_events.domain.ports import EventLog
     from mnemo_events.domain.publication import Publication
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     Context = ServicerContext[Any, Any]
 
 
-SHARED_EVENTS: Final = 1024
-"""Events whose messages are kept for other readers, of those with at most SMALL bytes of payload."""
-SMALL: Final = 4096
 SHARED_PAGES: Final = 16
 SMALL_PAGE: Final = 256 * 1024
 """Bytes of payload of a page whose message is kept for other readers, at most."""
@@ -134,11 +131,10 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
 
 
 class _Pages:
-    """Messages of what was sent last: readers of the same page, and of the same events, are sent the same."""
+    """Messages of the pages that were sent last: readers of the same page are sent the same message."""
 
     def __init__(self) -> None:
         self._kept: dict[int, tuple[Page, event_service_pb2.SubscribeEventsResponse]] = {}
-        self._events: dict[int, tuple[StoredEvent, resources_pb2.StoredEvent]] = {}
 
     def message(self, page: Page) -> event_service_pb2.SubscribeEventsResponse:
         """The page as a message that nobody changes."""
@@ -146,23 +142,12 @@ class _Pages:
         if kept is not None and kept[0] is page:
             return kept[1]
         message = event_service_pb2.SubscribeEventsResponse(
-            events=[self._event(stored) for stored in page.events], resume_position=page.resume, head_position=page.head
+            events=map(from_stored, page.events), resume_position=page.resume, head_position=page.head
         )
         if sum(len(stored.event.data) for stored in page.events) <= SMALL_PAGE:
             if len(self._kept) >= SHARED_PAGES:
                 del self._kept[next(iter(self._kept))]
             self._kept[id(page)] = page, message
-        return message
-
-    def _event(self, stored: StoredEvent) -> resources_pb2.StoredEvent:
-        kept = self._events.get(stored.position)
-        if kept is not None and kept[0] is stored:
-            return kept[1]
-        message = from_stored(stored)
-        if len(stored.event.data) <= SMALL:
-            if len(self._events) >= SHARED_EVENTS:
-                self._events.clear()
-            self._events[stored.position] = stored, message
         return message
 
 

@@ -279,6 +279,8 @@ class Member:
         self._given = deque(replace(given, stored=None) for given in self._given)  # who knows when it is asked for
         again = [given.claimed.position for given in found]
         later = [event.position for event in self._handed.later(again)]
+        for position in set(later).difference(again, (given.claimed.position for given in self._given)):
+            self._held.pop(position, None)  # it was taken back with the earlier one, and not given again
         self._lost += self._handed.end([*again, *later])
         return [self._deliver(given) for given in found]
 

@@ -41,9 +41,17 @@ class SchemaVersions:
     notification, and after `poll_seconds` at the latest. That a type has no schema is kept as well.
     """
 
-    def __init__(self, store: VersionStore, clock: Clock, poll_seconds: float) -> None:
-        self._newest = _Answers(store.current, clock, poll_seconds)
-        self._uids = _Answers(store.uids, clock, poll_seconds)
+    def __init__(
+        self,
+        store: VersionStore,
+        clock: Clock,
+        poll_seconds: float,
+        *,
+        tenants: int = TENANTS,
+        answers: int = ANSWERS,
+    ) -> None:
+        self._newest = _Answers(store.current, clock, poll_seconds, tenants, answers)
+        self._uids = _Answers(store.uids, clock, poll_seconds, tenants, answers)
 
     async def current(self, tenant: Tenant, types: Sequence[str]) -> dict[str, tuple[int, int]]:
         """(version, uid) of the newest version of each of the types that have one. Raises StoreUnavailableError."""
@@ -71,9 +79,9 @@ class _Known(Generic[K, V]):
         found = {key: self.answers[key] for key in asked if key in self.answers}
         return {key: answer for key, (answer, until) in found.items() if now < until}
 
-    def keep(self, answers: Mapping[K, V | None], until: float) -> None:
-        """Keep answers; room is made for them by forgetting all others."""
-        if len(self.answers) + len(answers) > ANSWERS:
+    def keep(self, answers: Mapping[K, V | None], until: float, most: int) -> None:
+        """Keep answers, `most` of them; room is made for them by forgetting all others."""
+        if len(self.answers) + len(answers) > most:
             self.answers.clear()
         self.answers.update({key: (answer, until) for key, answer in answers.items()})
 
@@ -82,11 +90,18 @@ class _Answers(Generic[K, V]):
     """The answers of one method of the store."""
 
     def __init__(
-        self, ask: Callable[[Tenant, Sequence[K]], Awaitable[Mapping[K, V]]], clock: Clock, poll_seconds: float
+        self,
+        ask: Callable[[Tenant, Sequence[K]], Awaitable[Mapping[K, V]]],
+        clock: Clock,
+        poll_seconds: float,
+        tenants: int,
+        answers: int,
     ) -> None:
         self._ask = ask
         self._clock = clock
         self._poll_seconds = poll_seconds
+        self._tenants = tenants
+        self._answers = answers
         self._known: OrderedDict[Tenant, _Known[K, V]] = OrderedDict()
 
     def forget(self, tenant: Tenant | None) -> None:
@@ -108,7 +123,7 @@ class _Answers(Generic[K, V]):
     def _of_tenant(self, tenant: Tenant) -> _Known[K, V]:
         known = self._known.setdefault(tenant, _Known())
         self._known.move_to_end(tenant)
-        if len(self._known) > TENANTS:
+        if len(self._known) > self._tenants:
             self._known.popitem(last=False)
         return known
 
@@ -119,6 +134,6 @@ class _Answers(Generic[K, V]):
         if missing:
             found = await self._ask(tenant, missing)
             read: dict[K, V | None] = {key: found.get(key) for key in missing}
-            known.keep(read, asked_at + self._poll_seconds)
+            known.keep(read, asked_at + self._poll_seconds, self._answers)
             answers |= read
         return answers

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from mnemo_events.domain.dead_letters import MAX_BYTES, DeadLetter
-from mnemo_events.domain.event import Event, StoredEvent
 from mnemo_events.domain.group import Reason
-from mnemocore.ids import SpaceUid, Tenant
+from mnemo_events.storage.postgres_log import stored_event
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +16,9 @@ if TYPE_CHECKING:
     from asyncpg import Record
 
     from mnemo_events.domain.dead_letters import Death
+    from mnemo_events.domain.event import Event
     from mnemo_events.domain.group import Group
+    from mnemocore.ids import SpaceUid, Tenant
     from mnemocore.postgres import Database
 
 _AGAIN: Final = f"(d.replaying OR excluded.reason <> {int(Reason.LEASE_EXPIRED)})"
@@ -195,24 +196,8 @@ def _columns(event: Event) -> tuple[Any, ...]:
 
 
 def _dead_letter(row: Record) -> DeadLetter:
-    event = Event(
-        id=row["id"],
-        source=row["source"],
-        type=row["type"],
-        subject=row["subject"],
-        time=row["occurred_at"],
-        datacontenttype=row["datacontenttype"],
-        dataschema=row["dataschema"],
-        data=row["data"],
-        tenant=Tenant(row["tenant"]),
-        space_uid=SpaceUid(str(row["space_uid"]) if row["space_uid"] else ""),
-        revision=row["revision"],
-        traceparent=row["traceparent"],
-        correlation_id=row["correlation_id"],
-        causation_id=row["causation_id"],
-    )
     return DeadLetter(
-        event=StoredEvent(row["position"], event, row["stored_at"]),
+        event=stored_event(row),
         reason=Reason(row["reason"]),
         message=row["message"],
         attempts=row["attempts"],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from mnemo_events.domain.event import SPACE_ERASED, Event, Page, StoredEvent
+from mnemocore.ids import SpaceUid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from asyncpg import Connection, Record
 
     from mnemo_events.domain.filter import Filter
-    from mnemocore.ids import SpaceUid, Tenant
+    from mnemocore.ids import Tenant
     from mnemocore.postgres import Database
 
 CHANNEL: Final = "mnemo_events"
@@ -162,7 +163,7 @@ class PostgresLog:
 
     async def get(self, positions: Sequence[int]) -> list[StoredEvent]:
         """Rows by their positions."""
-        return [_stored(row) for row in await self._database.fetch(_GET, list(positions))]
+        return [stored_event(row) for row in await self._database.fetch(_GET, list(positions))]
 
     async def position_before(self, time: datetime) -> int:
         """Bisect the log."""
@@ -173,7 +174,7 @@ class PostgresLog:
         conditions, values = _conditions(where)
         rows = await self._database.fetch(_READ.format(conditions=conditions), after, limit, *values)
         head: int = rows[0]["head"]
-        events = tuple(_stored(row) for row in rows if row["position"] is not None)
+        events = tuple(stored_event(row) for row in rows if row["position"] is not None)
         is_cut = len(events) == limit or sum(len(stored.event.data) for stored in events) >= MAX_BYTES
         return Page(events, events[-1].position if is_cut else max(after, min(head, after + STRETCH)), head)
 
@@ -231,7 +232,8 @@ def _conditions(where: Filter) -> tuple[str, list[Any]]:
     return conditions, values
 
 
-def _stored(row: Record) -> StoredEvent:
+def stored_event(row: Record) -> StoredEvent:
+    """The event of a row of the log, or of another table with its columns."""
     event = Event(
         id=row["id"],
         source=row["source"],
@@ -242,7 +244,7 @@ def _stored(row: Record) -> StoredEvent:
         dataschema=row["dataschema"],
         data=row["data"],
         tenant=row["tenant"],
-        space_uid=row["space_uid"],
+        space_uid=SpaceUid(str(row["space_uid"] or "")),
         revision=row["revision"],
         traceparent=row["traceparent"],
         correlation_id=row["correlation_id"],
