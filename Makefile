@@ -121,6 +121,7 @@ eval-people: $(INSTALLED) ## measures the quality of recall on a generated world
 bench: $(INSTALLED) ## measures speed
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.hypervectors
+	$(BIN)/python -m benchmarks.overhead
 
 $(BENCH)/.installed: deploy/locks/bench.txt | $(INSTALLED)
 	@echo 'bench-scale: installing what deploy/locks/bench.txt names into $(BENCH)'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -267,14 +268,12 @@ async def test_retries_end_with_their_budget(server: TestServer, channel: Resili
 # Breaker
 
 
-async def test_a_dead_service_is_left_alone_quickly(server: TestServer, channel: ResilientChannel) -> None:
+async def test_a_dead_service_is_left_alone(server: TestServer, channel: ResilientChannel) -> None:
     server.desk.always["GetSpace"] = grpc.StatusCode.UNAVAILABLE
     await fail(2, lambda: spaces(channel).GetSpace(GET), MnemoError)
     assert len(server.desk.seen) == 5
     assert channel.breaker(SPACES).state is BreakerState.OPEN
-    started = time.perf_counter()
     await fail(100, lambda: spaces(channel).GetSpace(GET), CircuitOpenError)
-    assert (time.perf_counter() - started) / 100 < 0.005
     assert len(server.desk.seen) == 5
     # The other services at the same target are not touched.
     await GatewayServiceStub(channel).GetCapabilities(CAPABILITIES)
@@ -520,6 +519,35 @@ async def test_a_method_nobody_declares_has_a_deadline_too(server: TestServer, c
     await fail(8, lambda: health.Check(health_pb2.HealthCheckRequest()), MethodNotFoundError)
 
 
+async def test_a_server_that_is_slow_to_greet_is_waited_for(server: TestServer) -> None:
+    """As one is on a busy machine, or over TLS to another continent."""
+    host, _, port = server.target.rpartition(":")
+    connections = 0
+
+    async def greet_late(theirs: asyncio.StreamReader, ours: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        reader, writer = await asyncio.open_connection(host, int(port))
+        greeting = await reader.read(1)
+        await asyncio.sleep(0.8)
+        ours.write(greeting)
+        await asyncio.gather(_forward(theirs, writer), _forward(reader, ours))
+
+    async with await asyncio.start_server(greet_late, "127.0.0.1", 0) as slow:
+        slow_port = slow.sockets[0].getsockname()[1]
+        async with open_channel(f"127.0.0.1:{slow_port}") as opened:
+            await spaces(opened).GetSpace(GET)
+    assert connections == 1
+
+
+async def _forward(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while piece := await source.read(65536):
+            target.write(piece)
+            await target.drain()
+    target.close()
+
+
 async def test_the_channel_shows_its_state(server: TestServer) -> None:
     channel = open_channel(server.target)
     assert channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.SHUTDOWN
@@ -534,24 +562,3 @@ async def test_encrypted_channels(server: TestServer) -> None:
         async with open_channel(server.target, tls=tls) as channel:
             with pytest.raises(PeerUnavailableError):  # the server speaks plain text
                 await spaces(channel).GetSpace(GET, timeout=5)
-
-
-async def test_a_call_that_succeeds_at_once_costs_little(server: TestServer, channel: ResilientChannel) -> None:
-    """What the channel adds to a call, measured over a transport that costs nothing; the bound is generous."""
-
-    class Immediate:
-        def unary_unary(self, *_: Any) -> Any:
-            async def answer(request: Any, **_: Any) -> Any:
-                return request
-
-            return answer
-
-    stub = SpaceServiceStub(ResilientChannel(Immediate(), "t"))  # type: ignore[arg-type]
-    best = 1.0
-    for _ in range(5):
-        started = time.perf_counter()
-        for _ in range(500):
-            await stub.GetSpace(GET)
-        best = min(best, (time.perf_counter() - started) / 500)
-    print(f"overhead of a call: {best * 1e6:.1f} us")
-    assert best < 0.0001

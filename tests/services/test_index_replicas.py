@@ -82,8 +82,15 @@ class Fleet:
 
     def stub(self, replicas: Sequence[str]) -> Any:
         """The service, as callers see it who know these replicas."""
-        channel = open_shared_channel(",".join(replicas), InternalCredentials(TOKEN))
-        self._stack.push_async_callback(channel.close)
+        return index_service_pb2_grpc.IndexServiceStub(self._channel(replicas))
+
+    async def connected(self, replicas: Sequence[str]) -> Any:
+        """The service, as `stub`, when all of them are connected.
+
+        Channels of one process share connections: a new one may begin in the pause after another one's failure.
+        """
+        channel = self._channel(replicas)
+        await channel.channel_ready()
         return index_service_pb2_grpc.IndexServiceStub(channel)
 
     def stub_of(self, address: str) -> Any:
@@ -124,6 +131,11 @@ class Fleet:
 
     def everything(self, space_uid: SpaceUid) -> set[str]:
         return {memory_id(number) for number in range(1, self.revisions[space_uid] + 1)}
+
+    def _channel(self, replicas: Sequence[str]) -> ResilientChannel | SharedChannel:
+        channel = open_shared_channel(",".join(replicas), InternalCredentials(TOKEN))
+        self._stack.push_async_callback(channel.close)
+        return channel
 
     def held(self, address: str) -> set[SpaceUid]:
         """The spaces of which a replica knows anything."""
@@ -218,7 +230,7 @@ async def test_a_replica_that_comes_takes_its_share_and_nothing_else_moves(fleet
         assert fleet.held(address) == before[address] - moved
         kept = {path.name.removesuffix(".snapshot") for path in _files(fleet, address)}
         assert kept == fleet.held(address)
-    after, stale = fleet.stub(four), fleet.stub(three)
+    after, stale = await fleet.connected(four), await fleet.connected(three)
     for space_uid in SPACES:
         await fleet.say(space_uid, "written after the move")
         assert await fleet.search(after, space_uid) == fleet.everything(space_uid)

@@ -92,10 +92,8 @@ async def test_a_broken_constraint_reaches_the_storage_room(table: Database) -> 
 
 
 async def test_a_query_ends_by_the_deadline_of_the_call(table: Database) -> None:
-    started = time.monotonic()
     with deadline_in(0.2), pytest.raises(DeadlineExceededError):
-        await table.fetchval("SELECT pg_sleep(30)")
-    assert time.monotonic() - started < 1
+        await table.fetchval("SELECT pg_sleep(3000)")
     with deadline_in(-1), pytest.raises(DeadlineExceededError):
         await table.fetchval("SELECT 1")
 

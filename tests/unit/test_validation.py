@@ -1,10 +1,8 @@
-"""The field rules: every kind, every violation at once, and fast."""
+"""The field rules: every kind, and every violation at once."""
 
 from __future__ import annotations
 
 import math
-import time
-import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -201,25 +199,3 @@ def test_a_struct_value_without_a_kind_is_refused() -> None:
 
 def test_messages_without_rules_cost_nothing() -> None:
     assert Validator.for_message(gateway.GetCapabilitiesRequest.DESCRIPTOR).empty
-
-
-def test_a_full_batch_is_checked_in_milliseconds() -> None:
-    one = item(
-        id=str(uuid.uuid4()),
-        kind=1,
-        content="I moved to Lisbon in March. " * 5,
-        tags=["a", "b"],
-        actor="Alice",
-        session="s1",
-        ordinal=3,
-        importance=0.5,
-        occurred_at=Timestamp(seconds=1_700_000_000),
-    )
-    request = memory.BatchCreateMemoriesRequest(parent="spaces/a", memories=[one] * 1000)
-    validator = Validator.for_message(request.DESCRIPTOR)
-    best = math.inf
-    for _ in range(5):
-        started = time.process_time()
-        assert validator.violations(request) == []
-        best = min(best, time.process_time() - started)
-    assert best < 0.05

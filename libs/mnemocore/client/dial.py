@@ -31,10 +31,10 @@ _OPTIONS: Final[list[tuple[str, int | str]]] = [
     ("grpc.http2.lookahead_bytes", STREAM_WINDOW_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    # A server that comes back is noticed within the pauses between two attempts.
+    # How long a server that came back may stay unnoticed. Calls fail at once until then.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # for one attempt to connect, whatever its name says
+    ("grpc.max_reconnect_backoff_ms", 500),
 ]
 
 
