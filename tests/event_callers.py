@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mnemocore.postgres import Database
 
 TOKEN = "a token"
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 class Caller:

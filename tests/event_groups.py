@@ -46,7 +46,7 @@ ACME, OTHER = Tenant("acme"), Tenant("other")
 ADMIN = Identity(ACME, "admin", frozenset({"events:admin"}))
 READER = Identity(ACME, "reader", frozenset({"events:read", "events:write"}))
 SPACE = SpaceUid("018f0000-0000-7000-8000-00000000000a")
-SECONDS = 10.0
+SECONDS = 60.0
 NEVER = 1_000_000.0
 """Longer than a test lasts on the clock that is moved by hand."""
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TOKEN: Final = "a token"
-SECONDS: Final = 30.0
+SECONDS: Final = 60.0
 
 
 def free_address() -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mnemocore.server import Service
 
 TOKEN: Final = "the token of this installation"
-SECONDS: Final = 10.0
+SECONDS: Final = 60.0
 
 
 async def asked(send: Any, request: Any, caller: Identity) -> Any:

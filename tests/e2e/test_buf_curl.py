@@ -14,7 +14,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 
 from mnemocore.policy import all_methods
 
-SECONDS = 30
+SECONDS = 60.0
 
 
 class Served(Protocol):

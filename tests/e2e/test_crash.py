@@ -126,7 +126,7 @@ async def test_a_service_that_dies_is_started_again(
             found.append(await _patiently(lambda: space.recall("Where is the kettle?")))
             return not found[-1].degraded
 
-        await until(whole, 30)
+        await until(whole, 60)
         assert [hit.memory.id for hit in found[-1]] == [kept.id, second.id]
         assert all(hits[0].memory.id == kept.id for hits in found)  # by words alone too
 

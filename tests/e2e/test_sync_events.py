@@ -169,7 +169,7 @@ def test_a_handler_may_use_the_connection_it_is_called_by(mnemo: Any, served: Se
     assert (answered.json(), answered.causation_id) == (42, asked.id)
     tail.close()
     mnemo.events.delete_group(name)
-    assert wait_until(ended.is_set, 20)
+    assert wait_until(ended.is_set, 60)
 
 
 def test_being_an_agent_without_async(mnemo: Any, name: str) -> None:

@@ -171,7 +171,7 @@ async def test_old_memories_take_part_in_what_is_new(
         async def counted() -> bool:
             return (await stored.stats()).content_bytes > 40_000
 
-        await until(counted, 30)  # the background brings old rows up to date
+        await until(counted, 60)  # the background brings old rows up to date
         again = await stored.remember_with_outcome(item)
         assert (again.duplicate, again.memory.id) == (True, many[7])
         info = await stored.info()

@@ -144,7 +144,7 @@ async def test_a_request_without_time_sends_nothing(server: TestServer, channel:
 async def test_expiry_cancels_the_handler(server: TestServer, channel: ResilientChannel) -> None:
     server.desk.always["GetSpace"] = asyncio.Event()
     await fail(1, lambda: spaces(channel).GetSpace(GET, timeout=0.05), DeadlineExceededError)
-    await asyncio.wait_for(server.desk.cancelled.wait(), 5)
+    await asyncio.wait_for(server.desk.cancelled.wait(), 60)
 
 
 # Identity
@@ -307,7 +307,7 @@ async def test_recovery_is_one_probe_away(server: TestServer, channel: Resilient
     server.desk.arrived.clear()
     clock.skipped += 30
     probe = asyncio.create_task(spaces(channel).GetSpace(GET))
-    await asyncio.wait_for(server.desk.arrived.wait(), 5)
+    await asyncio.wait_for(server.desk.arrived.wait(), 60)
     await fail(5, lambda: spaces(channel).GetSpace(GET), CircuitOpenError)
     assert len(server.desk.seen) == 1
     gate.set()
@@ -325,7 +325,7 @@ async def test_a_cancelled_probe_gives_its_place_back(
     server.desk.arrived.clear()
     clock.skipped += 30
     probe = asyncio.create_task(spaces(channel).GetSpace(GET))
-    await asyncio.wait_for(server.desk.arrived.wait(), 5)
+    await asyncio.wait_for(server.desk.arrived.wait(), 60)
     probe.cancel()
     with pytest.raises(asyncio.CancelledError):
         await probe
@@ -359,7 +359,7 @@ async def test_cancelled_callers_never_open_the_breaker(server: TestServer, chan
     for _ in range(12):
         server.desk.arrived.clear()
         call = asyncio.create_task(spaces(channel).GetSpace(GET))
-        await asyncio.wait_for(server.desk.arrived.wait(), 5)
+        await asyncio.wait_for(server.desk.arrived.wait(), 60)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
     assert channel.breaker(SPACES).state is BreakerState.CLOSED
@@ -551,10 +551,10 @@ async def _forward(source: asyncio.StreamReader, target: asyncio.StreamWriter) -
 async def test_the_channel_shows_its_state(server: TestServer) -> None:
     channel = open_channel(server.target)
     assert channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.SHUTDOWN
-    await asyncio.wait_for(channel.channel_ready(), 5)
+    await asyncio.wait_for(channel.channel_ready(), 60)
     waiting = asyncio.create_task(channel.wait_for_state_change(grpc.ChannelConnectivity.READY))
     await channel.close()
-    await asyncio.wait_for(asyncio.gather(waiting, return_exceptions=True), 5)
+    await asyncio.wait_for(asyncio.gather(waiting, return_exceptions=True), 60)
 
 
 async def test_encrypted_channels(server: TestServer) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mnemocore.client import Event, Tail
     from mnemocore.postgres import Database
 
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 @pytest.fixture

@@ -443,10 +443,10 @@ async def test_a_group_that_is_deleted_and_a_policy_that_is_withdrawn(house: Eve
     await until(lambda: bool(handlers[0].given or handlers[1].given))
     await events.policies.remove("robots")
     with pytest.raises(AccessDeniedError):
-        await asyncio.wait_for(theirs, 20)
+        await asyncio.wait_for(theirs, 60)
     await events.delete_group("g")
     with pytest.raises(GroupNotFoundError):
-        await asyncio.wait_for(mine, 20)
+        await asyncio.wait_for(mine, 60)
 
 
 @pytest.mark.parametrize("options", [{"concurrency": 0}, {"concurrency": 5001}, {"prefetch": -1}, {"dedup": -1}])

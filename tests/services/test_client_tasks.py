@@ -263,7 +263,7 @@ async def test_leases_are_extended_and_a_task_that_is_cancelled_is_stopped(tasks
         await agents.register("b")
         assert await tasks.claim("b") == []
         await tasks.cancel(made.id)
-        await asyncio.wait_for(stopped.wait(), 10)
+        await asyncio.wait_for(stopped.wait(), 60)
     assert attempts == 1
     assert (await tasks.get(made.id)).state is TaskState.CANCELLED
 

@@ -222,7 +222,7 @@ async def test_after_a_crash_the_job_is_finished_by_another(service: Service, mo
     setattr(service.space, moment, hang)
     job = await service.ask()
     async with service.at_work():
-        await asyncio.wait_for(crash.wait(), 10)
+        await asyncio.wait_for(crash.wait(), 60)
     setattr(service.space, moment, None)
     await service.clock.advance(LEASE.total_seconds())
     assert await service.store.claim(service.clock.now(), LEASE) is None
@@ -277,7 +277,7 @@ async def test_progress_can_be_read_while_the_job_runs(service: Service) -> None
     service.space.before = pause
     async with service.at_work():
         job = await service.ask()
-        await asyncio.wait_for(reached.wait(), 10)
+        await asyncio.wait_for(reached.wait(), 60)
         running = await service.jobs.get(ADA, job.id)
         go_on.set()
         await service.ended(job)

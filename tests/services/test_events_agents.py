@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mnemocore.testing.postgres import TestPostgres
 
 ADA, BOB, ROOT = person("ada"), person("bob"), person("root", "acme", "events:admin")
-SECONDS = 10.0
+SECONDS = 60.0
 ANY = Description((), "", {})
 
 

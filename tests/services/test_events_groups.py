@@ -542,7 +542,7 @@ async def test_two_processes_share_a_group(stores: Stores) -> None:
                 assert (await member.settle([done(each) for each in taken])).lost == ()
 
     async with one.members(group, 2) as first, other.members(group, 2) as second:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await asyncio.gather(*map(work, (*first, *second)))
     for task in listening:
         task.cancel()

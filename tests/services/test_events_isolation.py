@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from mnemocore.testing.redis import TestRedis
 
 TOKEN: Final = "a token"
-SECONDS: Final = 30.0
+SECONDS: Final = 60.0
 MOMENT: Final = 0.05
 """How long a stream is listened to that need not say anything."""
 TENANTS: Final = 50

@@ -59,7 +59,7 @@ async def process(**settings: str) -> AsyncIterator[Process]:
 
 async def refusal(running: Process) -> str:
     """The last line of a process that cannot run."""
-    _, errors = await asyncio.wait_for(running.communicate(), 30)
+    _, errors = await asyncio.wait_for(running.communicate(), 60)
     assert running.returncode == 1
     assert b"Traceback" not in errors
     return errors.decode().splitlines()[-1]
@@ -120,23 +120,23 @@ async def test_it_waits_for_its_store_and_ends_in_peace_with_a_stream_open(folde
         assert b"waiting: the store does not answer" in await line_with(running.stderr, b"waiting")
         await postgres.start()
         channel.get_state(try_to_connect=True)
-        await until(lambda: serves(channel), 30)
+        await until(lambda: serves(channel), 60)
         call = event_service_pb2_grpc.EventServiceStub(channel).SubscribeEvents(
             metadata=((calls.INTERNAL_TOKEN_HEADER, TOKEN),)
         )
         await call.write(pb.SubscribeEventsRequest(start=pb.SubscribeEventsRequest.Start(credit=1)))
         running.terminate()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await asyncio.wait_for(call.read(), 10)
+            await asyncio.wait_for(call.read(), 60)
         # CANCELLED if the server stopped before it had taken the stream
         assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-        await asyncio.wait_for(running.communicate(), 10)
+        await asyncio.wait_for(running.communicate(), 60)
         assert running.returncode == 0
     await postgres.stop()
 
 
 async def line_with(stream: asyncio.StreamReader, part: bytes) -> bytes:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while part not in (line := await stream.readline()):
             assert line, "the process ended"
         return line

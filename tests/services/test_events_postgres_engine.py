@@ -130,6 +130,7 @@ async def test_a_log_of_an_earlier_version(database: Database) -> None:
         assert await take(connection) == {"head": 5, "events": 5, **dict.fromkeys(COUNTED, 0)}
         await connection.execute((migrations / "0003_groups.sql").read_text())
         assert await take(connection) == {"head": 5, "events": 5, **dict.fromkeys(COUNTED, 0)}
+        await connection.execute((migrations / "0010_append.sql").read_text())
     log = PostgresEngine(database).log
     page = await log.read(0, Filter(), 10)
     assert [(stored.stored_at - NOW).total_seconds() for stored in page.events] == [5, 5, 9, 9, 10]

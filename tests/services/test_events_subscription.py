@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,13 @@ from mnemo_events.domain.event import Event, Page
 from mnemo_events.domain.filter import Filter
 from mnemo_events.domain.publisher import Publisher
 from mnemo_events.domain.reader import read_page
-from mnemo_events.domain.subscription import MAX_BATCH, Subscription, Subscriptions
+from mnemo_events.domain.subscription import (
+    FEW_READERS,
+    MAX_BATCH,
+    PAUSE_PER_READER,
+    Subscription,
+    Subscriptions,
+)
 from mnemo_events.storage.postgres_log import STRETCH, PostgresLog
 from mnemocore.errors import AccessDeniedError, EventsTrimmedError, InvalidFieldError, ShuttingDownError
 from mnemocore.ids import SpaceUid, Tenant
@@ -82,7 +88,7 @@ def event(id: str, type: str = "memory.created") -> Event:
 
 
 def soon(pages: AsyncGenerator[Page]) -> Awaitable[Page]:
-    return asyncio.wait_for(anext(pages), 10)
+    return asyncio.wait_for(anext(pages), 60)
 
 
 async def test_what_is_there_comes_at_once_in_full_pages(bus: Bus) -> None:
@@ -112,6 +118,25 @@ async def test_an_append_wakes_a_waiting_subscriber(bus: Bus) -> None:
         await bus.asleep()
         await bus.publish(1)
         assert [stored.event.id for stored in (await waiting).events] == ["0"]
+
+
+async def test_many_readers_have_a_pause_between_two_pages(bus: Bus) -> None:
+    """And none misses anything by it."""
+    pause = 5 * PAUSE_PER_READER
+    async with AsyncExitStack() as stack:
+        following = [(await stack.enter_async_context(bus.follow(credit=100)))[1] for _ in range(FEW_READERS + 5)]
+        waiting = [asyncio.ensure_future(soon(pages)) for pages in following]
+        await until(lambda: bus.clock.sleepers == len(following))
+        await bus.publish(1)
+        assert {page.resume for page in await asyncio.gather(*waiting)} == {1}
+        waiting = [asyncio.ensure_future(soon(pages)) for pages in following]
+        await bus.publish(1)
+        await bus.publish(2)
+        await bus.clock.advance(pause / 2)
+        assert not any(each.done() for each in waiting)
+        await bus.clock.advance(pause / 2)
+        for page in await asyncio.gather(*waiting):
+            assert [stored.position for stored in page.events] == [2, 3, 4]
 
 
 async def test_no_more_than_the_credit_is_sent(bus: Bus) -> None:
@@ -145,7 +170,7 @@ async def test_an_idle_reader_hears_the_head_every_15_seconds(bus: Bus, credit: 
             assert bus.clock.sleepers == 1
             assert not waiting.done()
             await bus.clock.advance(0.1)
-            assert await waiting == Page((), 2, 2)
+            assert await waiting == Page((), 2, 2, 0)
 
 
 async def test_events_that_do_not_match_move_the_resume_position(bus: Bus) -> None:
@@ -155,7 +180,7 @@ async def test_events_that_do_not_match_move_the_resume_position(bus: Bus) -> No
         await bus.publish(3, "session.created")
         await bus.clock.advance(15)
         heartbeat = await waiting
-        assert heartbeat == Page((), 3, 3)
+        assert heartbeat == Page((), 3, 3, 0)
         await bus.publish(1)
         assert [stored.position for stored in (await soon(pages)).events] == [4]
 

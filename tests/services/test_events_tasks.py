@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from mnemocore.testing.postgres import TestPostgres
 
 ADA, BOB, ROOT = person("ada"), person("bob"), person("root", "acme", "events:admin")
-SECONDS = 10.0
+SECONDS = 60.0
 MINUTE = timedelta(seconds=60)
 REQUEST = "018f0000-0000-7000-8000-00000000000a"
 WORK = Order("summarise", b"\x00text", "text/plain", (), 0, 5, None)

@@ -55,7 +55,7 @@ OTHER_SECRET = "another secret, not to be seen"
 SPACE = "018f0000-0000-7000-8000-00000000000a"
 OTHER_SPACE = "018f0000-0000-7000-8000-00000000000b"
 TIME = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
-SECONDS = 20.0
+SECONDS = 60.0
 FULL = "events:read,events:write,events:admin"
 STATES = resources_pb2.WebhookState
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 TOKEN = "a token"
-SECONDS = 20.0
+SECONDS = 60.0
 CAPITALS = ("Berlin", "Rome", "Madrid", "Tokyo", "Cairo", "Athens", "Lisbon", "Moscow")
 
 

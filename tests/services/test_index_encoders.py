@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -329,6 +330,24 @@ async def test_a_re_encoding_is_paused_resumed_rolled_back_and_committed(lives: 
         assert (await life.reencoding()).spaces_kept == 0
         left = {f"{SPACE}.snapshot", "models.json", "position", "reencoding.json"}
         await until(lambda: {path.name for path in lives.folder.iterdir()} == left)
+
+
+async def test_the_plan_is_kept_whole_whoever_changes_it_at_once(lives: Lives) -> None:
+    async with lives.life(LOCAL) as life:
+        await life.say_all(*TEXTS)
+        changes = [
+            change
+            for _ in range(50)
+            for change in (
+                life.models.PauseReencoding(pb.PauseReencodingRequest(), timeout=SECONDS),
+                life.models.ResumeReencoding(pb.ResumeReencodingRequest(), timeout=SECONDS),
+                life.models.CommitReencoding(pb.CommitReencodingRequest(), timeout=SECONDS),
+            )
+        ]
+        for change in asyncio.as_completed(changes):
+            await change
+        await life.models.PauseReencoding(pb.PauseReencodingRequest(), timeout=SECONDS)
+    assert json.loads((lives.folder / "reencoding.json").read_text())["phase"] == "paused"
 
 
 async def test_older_vectors_are_kept_for_a_time_and_hold_nothing_that_was_erased(lives: Lives, tmp_path: Path) -> None:

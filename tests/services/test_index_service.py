@@ -40,7 +40,7 @@ TOKEN = "a token"
 SPACE = SpaceUid("018f0000-0000-7000-8000-00000000000a")
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-SECONDS = 20.0
+SECONDS = 60.0
 KEY = DataKey("00000000-0000-4000-8000-000000000001", b"zyzzyva key of thirty-two bytes!")
 WRONG = DataKey(KEY.id, b"x" * 32)
 

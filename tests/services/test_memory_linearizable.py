@@ -105,7 +105,7 @@ async def test_a_follower_sees_every_revision_while_transactions_stay_open(rooms
         """Hold the transaction open until the follower has looked a few times more."""
         for _each in range(chance.randrange(4)):
             async with looked:
-                await asyncio.wait_for(looked.wait(), 10)
+                await asyncio.wait_for(looked.wait(), 60)
 
     async def write(room: Room) -> None:
         for _ in range(20):

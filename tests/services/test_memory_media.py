@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from mnemo_memory.domain.ports import Vault
     from mnemocore.postgres import Database
 
-SECONDS = 30.0
+SECONDS = 60.0
 MIB = 1024 * 1024
 TOKEN = "token of the installation"
 ADMIN_KEY = "key of the admin"

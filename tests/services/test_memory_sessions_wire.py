@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from mnemocore.testing.postgres import TestPostgres
 
-SECONDS = 10.0
+SECONDS = 60.0
 PARENT = "spaces/notes"
 METADATA: dict[str, Any] = {"n": 1.5, "whole": 3, "none": None, "yes": True, "list": [1, {}], "empty": {}, "fox": "🦊"}
 STATE: dict[str, Any] = METADATA | {"deep": [[{"deep": [[[{}]]]}]]}

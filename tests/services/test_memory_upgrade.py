@@ -82,7 +82,7 @@ async def test_tiers_rest_for_a_day_after_an_upgrade(room: Room) -> None:
     await room.clock.advance((UPGRADING - timedelta(minutes=1)).total_seconds())
     assert not moved.is_set()
     await room.clock.advance(120)
-    await asyncio.wait_for(moved.wait(), 10)
+    await asyncio.wait_for(moved.wait(), 60)
     running.cancel()
     await asyncio.wait([running])
     assert await room.database.fetchval("SELECT tier FROM memory.memories") == 3

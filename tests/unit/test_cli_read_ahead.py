@@ -14,7 +14,7 @@ from mnemo_cli.read_ahead import ReadAhead
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SECONDS = 10
+SECONDS = 60.0
 
 
 async def everything(reading: ReadAhead[int]) -> list[int]:

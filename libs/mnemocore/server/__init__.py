@@ -1,6 +1,7 @@
 """Everything a service needs to serve: a host with its stages, in-process channels, validation, lifecycle."""
 
 from mnemocore.server.admission import AdmissionLimits
+from mnemocore.server.chain import Encoded
 from mnemocore.server.host import Host, HostPart, Service
 from mnemocore.server.identity import Authenticator, InternalAuthenticator
 from mnemocore.server.inprocess import LocalChannel
@@ -11,6 +12,7 @@ __all__ = [
     "AdmissionLimits",
     "Authenticator",
     "BackgroundTask",
+    "Encoded",
     "Host",
     "HostPart",
     "InternalAuthenticator",

@@ -58,6 +58,13 @@ class Malformed:
         self.type_name = type_name
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A response that is encoded already, for a handler that gives many callers the same."""
+
+    data: bytes
+
+
 @dataclass(slots=True)
 class ServerCall:
     """One call on its way through the stages.
@@ -207,7 +214,12 @@ def _rpc_handler(entry: Any, like: Handler) -> Handler:
     }[like.request_streaming, like.response_streaming]
     decode = like.request_deserializer
     tolerant = None if decode is None else partial(_decode_or_malformed, decode)
-    return make(entry, request_deserializer=tolerant, response_serializer=like.response_serializer)
+    encode = None if like.response_serializer is None else partial(_encode, like.response_serializer)
+    return make(entry, request_deserializer=tolerant, response_serializer=encode)
+
+
+def _encode(encode: Callable[[Any], bytes], response: Any) -> bytes:
+    return response.data if isinstance(response, Encoded) else encode(response)
 
 
 def _decode_or_malformed(decode: Callable[[bytes], Any], data: bytes) -> Any:

@@ -17,6 +17,7 @@ from mnemocore.errors import InvalidFieldError, MnemoError, Violation
 from mnemocore.events.v1 import event_service_pb2, event_service_pb2_grpc
 from mnemocore.ids import SpaceUid, Tenant
 from mnemocore.paging import page_size
+from mnemocore.server import Encoded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from mnemo_events.domain.access import Access
     from mnemo_events.domain.eraser import Eraser
-    from mnemo_events.domain.event import Page
+    from mnemo_events.domain.event import Page, StoredEvent
     from mnemo_events.domain.filter import Filter
     from mnemo_events.domain.ports import EventLog
     from mnemo_events.domain.publication import Publication
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
     Context = ServicerContext[Any, Any]
 
 
-SHARED_PAGES: Final = 16
-SMALL_PAGE: Final = 256 * 1024
-"""Bytes of payload of a page whose message is kept for other readers, at most."""
+ENCODED_EVENTS: Final = 4096
+ENCODED_BYTES: Final = 8 * 1024 * 1024
+"""Events that are kept encoded for other readers, and their bytes, at most."""
 
 
 class EventServicer(event_service_pb2_grpc.EventServiceServicer):
@@ -52,7 +53,7 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
         self._subscriptions = subscriptions
         self._eraser = eraser
         self._access = access
-        self._pages = _Pages()
+        self._encoded = _EncodedEvents()
 
     async def PublishEvents(
         self, request: event_service_pb2.PublishEventsRequest, context: Context
@@ -67,6 +68,7 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
     ) -> event_service_pb2.RedactEventsResponse:
         """Take payloads out."""
         redacted = await self._eraser.redact([(key.tenant, key.source, key.id) for key in request.keys])
+        self._encoded.forget()
         return event_service_pb2.RedactEventsResponse(redacted=redacted)
 
     async def EraseSpaceEvents(
@@ -74,13 +76,14 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
     ) -> event_service_pb2.EraseSpaceEventsResponse:
         """Remove the events of a space."""
         removed = await self._eraser.erase_space(Tenant(request.tenant), SpaceUid(request.space_uid), request.keep_id)
+        self._encoded.forget()
         return event_service_pb2.EraseSpaceEventsResponse(removed=removed)
 
-    async def SubscribeEvents(
+    async def SubscribeEvents(  # type: ignore[override]  # its responses are encoded already
         self,
         request_iterator: AsyncIterator[event_service_pb2.SubscribeEventsRequest],
         context: Context,
-    ) -> AsyncIterator[event_service_pb2.SubscribeEventsResponse]:
+    ) -> AsyncIterator[Encoded]:
         """Stream the log: to services all of it, to clients what they may read of their tenant's."""
         start = await _start_of(request_iterator)
         identity = calls.identity.get()
@@ -101,7 +104,7 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
             try:
                 async with aclosing(subscription.pages()) as pages:
                     async for page in pages:
-                        yield self._pages.message(page)
+                        yield self._encoded.page(page)
             finally:
                 credit.cancel()
 
@@ -130,25 +133,41 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
         return await position_of(self._log, begin, f"{field}.after_position", whole=whole)
 
 
-class _Pages:
-    """Messages of the pages that were sent last: readers of the same page are sent the same message."""
+class _EncodedEvents:
+    """The events that were sent last, as they are sent: encoded once, however many readers get them, in whatever pages.
+
+    A page is the concatenation of messages with one event each, which is how protobuf merges messages.
+    """
 
     def __init__(self) -> None:
-        self._kept: dict[int, tuple[Page, event_service_pb2.SubscribeEventsResponse]] = {}
+        self._kept: dict[int, tuple[StoredEvent, bytes]] = {}
+        self._bytes = 0
 
-    def message(self, page: Page) -> event_service_pb2.SubscribeEventsResponse:
-        """The page as a message that nobody changes."""
-        kept = self._kept.get(id(page))
-        if kept is not None and kept[0] is page:
+    def page(self, page: Page) -> Encoded:
+        """The page, encoded."""
+        place = event_service_pb2.SubscribeEventsResponse(resume_position=page.resume, head_position=page.head)
+        return Encoded(b"".join([*map(self._event, page.events), place.SerializeToString()]))
+
+    def forget(self) -> None:
+        """Let go what may have been erased in the log. It would not be sent: what is read anew is another object."""
+        self._kept.clear()
+        self._bytes = 0
+
+    def _event(self, stored: StoredEvent) -> bytes:
+        kept = self._kept.get(stored.position)
+        if kept is not None and kept[0] is stored:
             return kept[1]
-        message = event_service_pb2.SubscribeEventsResponse(
-            events=map(from_stored, page.events), resume_position=page.resume, head_position=page.head
-        )
-        if sum(len(stored.event.data) for stored in page.events) <= SMALL_PAGE:
-            if len(self._kept) >= SHARED_PAGES:
-                del self._kept[next(iter(self._kept))]
-            self._kept[id(page)] = page, message
-        return message
+        encoded = event_service_pb2.SubscribeEventsResponse(events=[from_stored(stored)]).SerializeToString()
+        if kept is not None:
+            self._drop(stored.position)
+        self._kept[stored.position] = stored, encoded
+        self._bytes += len(encoded)
+        while len(self._kept) > ENCODED_EVENTS or self._bytes > ENCODED_BYTES:
+            self._drop(next(iter(self._kept)))
+        return encoded
+
+    def _drop(self, position: int) -> None:
+        self._bytes -= len(self._kept.pop(position)[1])
 
 
 def _filter(message: resources_pb2.EventFilter, field: str, identity: Identity | None) -> Filter:

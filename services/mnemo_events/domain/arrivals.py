@@ -24,10 +24,14 @@ class Arrivals:
         self._head = 0
         self._waiters: set[Waiter] = set()
 
+    def add(self, waiter: Waiter) -> None:
+        """Set `waiter` at every arrival from now on."""
+        self._waiters.add(waiter)
+
     @contextmanager
     def watch(self, waiter: Waiter) -> Iterator[None]:
         """Set `waiter` at every arrival inside the block."""
-        self._waiters.add(waiter)
+        self.add(waiter)
         try:
             yield
         finally:

@@ -64,9 +64,10 @@ class Page:
     """A stretch of the log, as one moment saw it.
 
     Every matching event after the position asked for, up to and including `resume`, is in `events`, oldest first.
-    `head` is the newest position of the log.
+    `head` is the newest position of the log, `trimmed` the newest one that was trimmed: nothing is missing after it.
     """
 
     events: tuple[StoredEvent, ...]
     resume: int
     head: int
+    trimmed: int

@@ -49,17 +49,15 @@ class EventLog(Protocol):
         ...
 
     async def trimmed(self) -> int:
-        """The newest position that was trimmed; 0 if none was. All events of no space after it are there.
-
-        Whoever asks after reading a page from a position that is not less has missed nothing.
-        """
+        """The newest position that was trimmed; 0 if none was. All events of no space after it are there."""
         ...
 
     async def read(self, after: int, where: Filter, limit: int) -> Page:
         """Up to `limit` (at least 1) matching events after a position.
 
         The page may be short, even empty, before the head: reading stops after a bounded stretch of the log and a
-        bounded number of bytes. It always gets on: `resume` is greater than `after` unless `after` is the head.
+        bounded number of bytes. It always gets on: `resume` is greater than `after` unless `after` is the head. Who
+        reads after a position that is not less than the page's `trimmed` has missed nothing.
         """
         ...
 

@@ -283,7 +283,8 @@ class Schemas:
         checked = {
             place: (events[place], found) for place, (_, uid) in wanted.items() if (found := shapes[uid]) is not None
         }
-        broken += await asyncio.to_thread(self._problems, checked)
+        if checked:
+            broken += await asyncio.to_thread(self._problems, checked)
         return _bounded(broken), {place: name for place, (name, uid) in wanted.items() if shapes[uid] is not None}
 
     def _successor(

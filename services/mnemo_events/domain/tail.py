@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mnemo_events.domain.ports import EventLog
     from mnemocore.clock import Clock
 
-MAX_EVENTS: Final = 2048
+MAX_EVENTS: Final = 4096
 MAX_BYTES: Final = 8 * 1024 * 1024
 """Events, and bytes of their payload, after which the oldest are let go."""
 LONGEST_STAY: Final = 5.0
@@ -55,6 +55,7 @@ class Tail:
         self._start = 0
         self._resume = 0
         self._head = 0
+        self._trimmed = 0
         self._events = 0
         self._size = 0
         self._shared: dict[tuple[int, Callable[[Event], bool]], Page] = {}
@@ -72,7 +73,7 @@ class Tail:
         """A reader that read on its own is at the end of the log: the tail goes on from there, if that is news."""
         if page.resume == page.head > self._resume:
             self._begin_at(page.resume)
-            self._head = page.head
+            self._head, self._trimmed = page.head, page.trimmed
 
     def forget(self) -> None:
         """Something was erased in the log: nothing that was read before is shown to anybody."""
@@ -104,17 +105,16 @@ class Tail:
         self._may_have_grown = False
         try:
             page = await self._log.read(after, Filter(), _PAGE)
-            trimmed = await self._log.trimmed() if page.resume > after else 0
         except BaseException as error:  # whatever ended it, the next one is to read on
             self._may_have_grown = True
             self._failure = error if isinstance(error, StoreUnavailableError) else None
             raise
         self._may_have_grown |= page.resume < page.head
         self._shared.clear()
-        self._head = max(self._head, page.head)
+        self._head, self._trimmed = max(self._head, page.head), max(self._trimmed, page.trimmed)
         if self._resume != after or page.resume == after:
             return
-        if forgotten != self._forgotten or trimmed > after:
+        if forgotten != self._forgotten or page.trimmed > after:
             self._begin_at(page.resume)
             return
         size = sum(len(stored.event.data) for stored in page.events)
@@ -158,5 +158,5 @@ class Tail:
                     found.append(stored)
                     size += len(stored.event.data)
                     if len(found) == limit or size >= _PAGE_BYTES:
-                        return Page(tuple(found), stored.position, self._head)
-        return Page(tuple(found), self._resume, self._head)
+                        return Page(tuple(found), stored.position, self._head, self._trimmed)
+        return Page(tuple(found), self._resume, self._head, self._trimmed)

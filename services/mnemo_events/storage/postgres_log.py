@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from asyncpg import Connection, Record
+    from asyncpg import Record
 
     from mnemo_events.domain.filter import Filter
     from mnemocore.ids import Tenant
     from mnemocore.postgres import Database
+
+Key = tuple[str, str, str]
 
 CHANNEL: Final = "mnemo_events"
 """The channel on which every append is notified; the payload is the new head."""
@@ -30,25 +32,7 @@ STRETCH: Final = 50_000
 MAX_BYTES: Final = 4 * 1024 * 1024
 """Payload after which a page ends."""
 
-_FIND: Final = """
-SELECT tenant, source, id, position FROM events.log
-WHERE (tenant, source, id) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::text[]))
-"""
-_FIND_ENDS: Final = f"""
-SELECT space_uid::text AS space_uid, position FROM events.log
-WHERE type = '{SPACE_ERASED}' AND space_uid = ANY($1::uuid[])
-"""
-_INSERT: Final = """
-INSERT INTO events.log (
-    position, tenant, source, id, type, subject, occurred_at, datacontenttype, dataschema, data, space_uid, revision,
-    traceparent, correlation_id, causation_id, stored_at)
-SELECT position, tenant, source, id, type, subject, occurred_at, datacontenttype, dataschema, data, space_uid, revision,
-    traceparent, correlation_id, causation_id, $1
-FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::timestamptz[], $9::text[],
-    $10::text[], $11::bytea[], $12::uuid[], $13::bigint[], $14::text[], $15::text[], $16::text[])
-    AS t(position, tenant, source, id, type, subject, occurred_at, datacontenttype, dataschema, data, space_uid,
-        revision, traceparent, correlation_id, causation_id)
-"""
+_APPEND: Final = f"SELECT events.append($1, '{CHANNEL}', {', '.join(f'${number}' for number in range(2, 17))})"
 _REDACT: Final = """
 UPDATE events.log SET data = '' WHERE data <> ''
 AND (tenant, source, id) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::text[]))
@@ -56,11 +40,6 @@ AND (tenant, source, id) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::te
 _REMOVE: Final = """
 DELETE FROM events.log WHERE position IN (
     SELECT position FROM events.log WHERE space_uid = $1 AND tenant = $2 AND id <> $3 ORDER BY position LIMIT $4)
-"""
-_MOVE_HEAD: Final = f"""
-WITH moved AS (
-    UPDATE events.head SET position = $1, stored_at = $2, of_no_space = of_no_space + $3 RETURNING position)
-SELECT pg_notify('{CHANNEL}', position::text) FROM moved
 """
 _TRIM: Final = """
 WITH oldest AS MATERIALIZED (
@@ -96,7 +75,7 @@ coalesce(space_uid::text, '') AS space_uid, revision, traceparent, correlation_i
 """
 _GET: Final = f"SELECT {_EVENT} FROM events.log WHERE position = ANY($1::bigint[]) ORDER BY position"
 _READ: Final = f"""
-SELECT head.position AS head, page.* FROM events.head LEFT JOIN LATERAL (
+SELECT head.position AS head, head.trimmed, page.* FROM events.head LEFT JOIN LATERAL (
     SELECT * FROM (
         SELECT {_EVENT}, sum(octet_length(data)) OVER (ORDER BY position) - octet_length(data) AS bytes_before
         FROM events.log WHERE position > $1 AND position <= $1 + {STRETCH} {{conditions}}
@@ -113,27 +92,17 @@ class PostgresLog:
         self._database = database
 
     async def append(self, events: Sequence[Event], stored_at: datetime) -> list[int]:
-        """Append a batch in one transaction."""
-        async with self._database.transaction() as connection:
-            head, newest = await connection.fetchrow("SELECT position, stored_at FROM events.head FOR UPDATE")
-            places = await _known_places(connection, events)
-            ends = await _ends(connection, events)
-            fresh: dict[int, Event] = {}
-            for event in events:
-                if event.key in places:
-                    continue
-                if event.space_uid in ends:
-                    places[event.key] = ends[event.space_uid]
-                    continue
-                position = places[event.key] = head + 1 + len(fresh)
-                fresh[position] = event
-                if event.type == SPACE_ERASED:
-                    ends[event.space_uid] = position
-            if fresh:
-                time, new = max(stored_at, newest), list(fresh.values())
-                await connection.execute(_INSERT, time, list(fresh), *_columns(new))
-                of_no_space = sum(not event.space_uid for event in new)
-                await connection.execute(_MOVE_HEAD, head + len(new), time, of_no_space)
+        """Append a batch by a function of the database."""
+        unique: dict[Key, Event] = {}
+        for event in events:
+            unique.setdefault(event.key, event)
+        batch = list(unique.values())
+        ends = _ends_before(batch)
+        columns = [*_columns(batch), [end is not None for end in ends]]
+        places = dict(zip(unique, await self._database.fetchval(_APPEND, stored_at, *columns), strict=True))
+        for event, end in zip(batch, ends, strict=True):
+            if places[event.key] is None and end is not None:
+                places[event.key] = places[end]
         return [places[event.key] for event in events]
 
     async def redact(self, keys: Sequence[tuple[str, str, str]]) -> int:
@@ -176,25 +145,23 @@ class PostgresLog:
         head: int = rows[0]["head"]
         events = tuple(stored_event(row) for row in rows if row["position"] is not None)
         is_cut = len(events) == limit or sum(len(stored.event.data) for stored in events) >= MAX_BYTES
-        return Page(events, events[-1].position if is_cut else max(after, min(head, after + STRETCH)), head)
+        resume = events[-1].position if is_cut else max(after, min(head, after + STRETCH))
+        return Page(events, resume, head, rows[0]["trimmed"])
 
     async def head(self) -> int:
         """The newest position."""
         return int(await self._database.fetchval("SELECT position FROM events.head"))
 
 
-async def _known_places(connection: Connection, events: Sequence[Event]) -> dict[tuple[str, str, str], int]:
-    rows = await connection.fetch(
-        _FIND, [event.tenant for event in events], [event.source for event in events], [event.id for event in events]
-    )
-    return {(row["tenant"], row["source"], row["id"]): row["position"] for row in rows}
-
-
-async def _ends(connection: Connection, events: Sequence[Event]) -> dict[str, int]:
-    """Where those of the spaces have ended that were erased."""
-    spaces = {event.space_uid for event in events if event.space_uid}
-    rows = await connection.fetch(_FIND_ENDS, [UUID(space_uid) for space_uid in spaces]) if spaces else []
-    return {row["space_uid"]: row["position"] for row in rows}
+def _ends_before(batch: Sequence[Event]) -> list[Key | None]:
+    """The keys of the events of the same batch that have ended the spaces of events before them."""
+    ends: dict[SpaceUid, Key] = {}
+    found: list[Key | None] = []
+    for event in batch:
+        found.append(ends.get(event.space_uid))
+        if event.type == SPACE_ERASED and event.space_uid:
+            ends.setdefault(event.space_uid, event.key)
+    return found
 
 
 def _columns(events: list[Event]) -> list[list[Any]]:

@@ -102,18 +102,19 @@ class RedisLog:
         found: list[StoredEvent] = []
         size = 0
         for _ in range(STRETCH // _CHUNK):
-            head, upto, records = await self._look(after, where.space_uid)
+            head, upto, trimmed, records = await self._look(after, where.space_uid)
             room = limit - len(found)
             matching = [each for each in _records(*records, where.tenant) if wanted(each.event())][:room]
-            places, looked_at = await self._fill(matching, MAX_BYTES - size)
-            found += places
-            size += sum(len(place.event.data) for place in places)
-            if looked_at < len(matching) or len(matching) == room or size >= MAX_BYTES:
-                return Page(tuple(found), matching[looked_at - 1].position, head)
+            if matching:
+                places, looked_at, trimmed = await self._fill(matching, MAX_BYTES - size)
+                found += places
+                size += sum(len(place.event.data) for place in places)
+                if looked_at < len(matching) or len(matching) == room or size >= MAX_BYTES:
+                    return Page(tuple(found), matching[looked_at - 1].position, head, trimmed)
             after = max(after, upto)
             if after >= head:
                 break
-        return Page(tuple(found), after, head)
+        return Page(tuple(found), after, head, trimmed)
 
     async def get(self, positions: Sequence[int]) -> list[StoredEvent]:
         """The events, in portions."""
@@ -123,7 +124,7 @@ class RedisLog:
             sizes, body = await self._store.run("log_entries", _joined(ordered[first : first + _CHUNK]))
             rest = list(_records(sizes, body, None))
             while rest:
-                places, looked_at = await self._fill(rest, MAX_BYTES)
+                places, looked_at, _ = await self._fill(rest, MAX_BYTES)
                 found += places
                 rest = rest[looked_at:]
         return found
@@ -142,20 +143,20 @@ class RedisLog:
         head, places = await self._store.run("log_append", stored_at, at_once, self.channel, sizes, body, durable=True)
         return head, places
 
-    async def _look(self, after: int, space_uid: SpaceUid | None) -> tuple[int, int, tuple[bytes, bytes]]:
-        """The head, the position up to which was looked, and the records of what is there."""
+    async def _look(self, after: int, space_uid: SpaceUid | None) -> tuple[int, int, int, tuple[bytes, bytes]]:
+        """The head, the position up to which was looked, what was trimmed, and the records of what is there."""
         space = () if space_uid is None else (space_uid,)
-        head, upto, sizes, body = await self._store.run("log_scan", after, _CHUNK, _CHUNK_BYTES, *space)
-        return int(head), int(upto), (sizes, body)
+        head, upto, trimmed, sizes, body = await self._store.run("log_scan", after, _CHUNK, _CHUNK_BYTES, *space)
+        return int(head), int(upto), int(trimmed), (sizes, body)
 
-    async def _fill(self, records: list[_Record], budget: int) -> tuple[list[StoredEvent], int]:
+    async def _fill(self, records: list[_Record], budget: int) -> tuple[list[StoredEvent], int, int]:
         """Events with their payloads, up to and with the first that exceeds the budget; how many were looked at.
 
-        What was removed meanwhile is left out.
+        What was removed meanwhile is left out; the last number is what is trimmed by now.
         """
-        if not records:
-            return [], 0
-        sizes, payloads = await self._store.run("log_payloads", budget, _joined(each.position for each in records))
+        trimmed, sizes, payloads = await self._store.run(
+            "log_payloads", budget, _joined(each.position for each in records)
+        )
         filled, start = [], 0
         lengths = [int(size) for size in sizes.split()]
         for record, length in zip(records, lengths, strict=False):
@@ -163,7 +164,7 @@ class RedisLog:
                 event = record.event(payloads[start : start + length])
                 filled.append(StoredEvent(record.position, event, moment(record.stored_at)))
                 start += length
-        return filled, len(lengths)
+        return filled, len(lengths), int(trimmed)
 
 
 class _Record(NamedTuple):

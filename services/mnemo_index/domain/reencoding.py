@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -175,6 +176,7 @@ class Reencoding:
         self._openable = openable
         self._bell = Bell()
         self._plan = Plan()
+        self._saving = threading.Lock()
         self._begun: dict[SpaceUid, Head] = {}
         self._aside: dict[SpaceUid, Head] = {}
         self._stuck: set[SpaceUid] = set()
@@ -414,8 +416,14 @@ class Reencoding:
         self._bell.ring()
 
     async def _keep_plan(self, plan: Plan) -> None:
+        """Go by `plan` from now on; returns when it, or one that has replaced it meanwhile, is saved."""
         self._plan = plan
-        await self._in_thread(self._plans.save, plan)
+        await self._in_thread(self._save_plan)
+
+    def _save_plan(self) -> None:
+        """Blocks. A caller that is gone, its time being over, leaves a thread that saves."""
+        with self._saving:
+            self._plans.save(self._plan)
 
     async def _commit(self, spaces: Iterable[str]) -> int:
         gone = self._aside.keys() & set(spaces)

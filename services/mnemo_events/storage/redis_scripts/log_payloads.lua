@@ -1,5 +1,6 @@
--- ARGV: bytes after which to stop; positions, with spaces between them. Returns how many bytes each payload has, -1 for
--- an event that is gone, and the payloads in one piece. At least one is returned, maybe not all.
+-- ARGV: bytes after which to stop; positions, with spaces between them. Returns the newest position that was trimmed,
+-- how many bytes each payload has, -1 for an event that is gone, and the payloads in one piece. At least one is
+-- returned, maybe not all.
 local budget, bytes, sizes, parts = tonumber(ARGV[1]), 0, {}, {}
 for place in string.gmatch(ARGV[2], '%d+') do
   local data = redis.call('HGET', DATA, place)
@@ -12,4 +13,4 @@ for place in string.gmatch(ARGV[2], '%d+') do
     if bytes >= budget then break end
   end
 end
-return { table.concat(sizes, ' '), table.concat(parts) }
+return { text(stored(TRIMMED)), table.concat(sizes, ' '), table.concat(parts) }

@@ -1,5 +1,5 @@
 -- ARGV: after, entries at most, bytes at most; a space, if only its events are wanted.
--- Returns the head, the position up to which the log was looked at, and records.
+-- Returns the head, the position up to which the log was looked at, the newest one that was trimmed, and records.
 local after, limit, bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local head, records = stored(DURABLE), new_records()
 local upto = after
@@ -29,4 +29,4 @@ end
 if head > after then
   if ARGV[4] then scan_space(ARGV[4]) else scan_log() end
 end
-return { text(head), text(upto), packed(records) }
+return { text(head), text(upto), text(stored(TRIMMED)), packed(records) }
