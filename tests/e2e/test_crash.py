@@ -39,7 +39,9 @@ def items_of(count: int) -> list[MemoryInput]:
     ]
 
 
-@pytest.mark.parametrize("kill_after", [1, 600, 2500])
+@pytest.mark.parametrize(
+    "kill_after", [pytest.param(1, marks=pytest.mark.slow), 600, pytest.param(2500, marks=pytest.mark.slow)]
+)
 async def test_kill_9_during_ingestion_loses_and_doubles_nothing(
     run_server: Callable[..., Server], tmp_path: Path, kill_after: int
 ) -> None:
