@@ -200,6 +200,18 @@ async def test_commits_that_do_not_wait_are_refused(postgres: TestPostgres, data
         await Database.open(url, application_name="test")
 
 
+async def test_what_a_database_has_for_others_does_not_count(postgres: TestPostgres, database: Database) -> None:
+    name = await database.fetchval("SELECT current_database()")
+    await database.execute(f'ALTER DATABASE "{name}" SET default_transaction_isolation = serializable')
+    await database.execute(f'ALTER DATABASE "{name}" SET timezone = "Asia/Tokyo"')
+    opened = await Database.open(postgres.url_for(name), application_name="test", require_fsync=False)
+    try:
+        assert await opened.fetchval("SHOW transaction_isolation") == "read committed"
+        assert await opened.fetchval("SHOW timezone") == "UTC"
+    finally:
+        await opened.close()
+
+
 async def test_a_bad_url_is_refused_without_being_shown(database_url: str) -> None:
     for url in (
         "mysql://user:hunter2@host/database",

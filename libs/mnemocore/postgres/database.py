@@ -34,6 +34,8 @@ _RELEASE_LIMIT: Final = 1.0
 _CLOSE_LIMIT: Final = 5.0
 _READY_LIMIT: Final = 1.0
 _ATTEMPTS: Final = 5
+_SESSION: Final = {"timezone": "UTC", "jit": "off", "default_transaction_isolation": "read committed"}
+"""What queries rely on, whatever the database says to others."""
 _log = logging.getLogger("mnemocore.postgres")
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -75,7 +77,7 @@ class Database:
                     min_size=min_size,
                     max_size=max_size,
                     timeout=_CONNECT_LIMIT,
-                    server_settings={"application_name": application_name, "timezone": "UTC", "jit": "off"},
+                    server_settings={"application_name": application_name} | _SESSION,
                     init=_speak_utc,
                     reset=_keep_session,
                 )

@@ -154,7 +154,7 @@ class PostgresLog:
 
 
 def _ends_before(batch: Sequence[Event]) -> list[Key | None]:
-    """The keys of the events of the same batch that have ended the spaces of events before them."""
+    """For each event the key of the one before it in the batch that has ended its space, if there is one."""
     ends: dict[SpaceUid, Key] = {}
     found: list[Key | None] = []
     for event in batch:
