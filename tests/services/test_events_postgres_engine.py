@@ -142,6 +142,22 @@ async def test_a_log_of_an_earlier_version(database: Database) -> None:
     assert await log.trimmed() == 5
 
 
+async def test_a_log_that_was_empty_is_not_searched_for_every_key(database: Database) -> None:
+    """In a log of some hundred events it may be cheaper; a plan that was made then is not kept."""
+    await migrate(database, "mnemo_events.storage.migrations", schema="events")
+    log = PostgresEngine(database).log
+    for batch in range(200):
+        await log.append([event(f"{batch}:{number}") for number in range(20)], NOW)
+
+    async def counted() -> bool:
+        written = "SELECT n_tup_ins FROM pg_stat_user_tables WHERE schemaname = 'events' AND relname = 'log'"
+        return await database.fetchval(written) == 4000  # type: ignore[no-any-return]
+
+    await until(counted)
+    others = "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE schemaname = 'events' AND indexrelname = $1"
+    assert await database.fetchval(others, "log_by_tenant") < 1_000_000  # a plan that is kept reads 8,000,000
+
+
 async def test_the_inventory_counts_every_table(database: Database) -> None:
     """A table that is added and not counted would be missing in what a backup says of itself."""
     engine = PostgresEngine(database)

@@ -2,12 +2,13 @@
 -- an event that the log has its own; of one whose space has ended that of the end; none for an event that comes after
 -- the end of its space in this batch (`ends_before`), which is not appended.
 --
--- The head is locked first, by a statement of its own: those that follow see all that was committed before.
+-- The head is locked first, by a statement of its own: those that follow see all that was committed before. Plans are
+-- made for every call: one that was made while the log was empty may look for a key among all events of its tenant.
 CREATE FUNCTION events.append(
     stored timestamptz, channel text, tenants text[], sources text[], ids text[], types text[], subjects text[],
     times timestamptz[], datacontenttypes text[], dataschemas text[], payloads bytea[], space_uids uuid[],
     revisions bigint[], traceparents text[], correlation_ids text[], causation_ids text[], ends_before boolean[]
-) RETURNS bigint[] LANGUAGE plpgsql AS $$
+) RETURNS bigint[] LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     newest events.head%ROWTYPE;
     places bigint[];
