@@ -297,6 +297,8 @@ class EventLogConformance(ABC):
         assert await log.trimmed() == 0
         assert await log.trim(STORED_AT + timedelta(seconds=20), None, 2) == 2
         assert (await other.trimmed(), await other.head()) == (2, 7)
+        for after in (0, 3, 7):  # a page tells it, wherever it begins, and whether or not there is anything in it
+            assert (await other.read(after, self.where(), 10)).trimmed == 2
         assert [place.event.id for place in await self.read_all(log)] == ["c", "kept", "d", "e", "f"]
         assert [await other.trim(STORED_AT + timedelta(seconds=20), None, 2) for _ in range(2)] == [2, 0]
         assert await log.trimmed() == 5
