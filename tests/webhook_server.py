@@ -43,9 +43,9 @@ class Endpoint:
     """The server as a test sees it.
 
     `next` are the answers of the next requests, `always` that of every one after them: a status, a pair of status and
-    headers, or one of `hang` (no answer), `slow` (200 after a moment), `drip` (200 and a body without end), `huge` (200
-    and a body of 64 MiB), `reset` (the connection is reset), `garbage` (what is no HTTP). `by_type` answers by the type
-    of the event instead, if it has an answer.
+    headers, or one of `hang` (no answer), `late` (410 once it is `released`), `slow` (200 after a moment), `drip` (200
+    and a body without end), `huge` (200 and a body of 64 MiB), `reset` (the connection is reset), `garbage` (what is no
+    HTTP). `by_type` answers by the type of the event instead, if it has an answer.
     """
 
     always: Any = 200
@@ -118,6 +118,9 @@ def _handler(state: Endpoint) -> type[BaseHTTPRequestHandler]:
             self.close_connection = True
             if answer == "hang":
                 state.released.wait(HELD_SECONDS)
+            elif answer == "late":
+                state.released.wait(HELD_SECONDS)
+                self._send(410)
             elif answer == "slow":
                 state.released.wait(0.05)
                 self._send(200)

@@ -56,6 +56,7 @@ SPACE = "018f0000-0000-7000-8000-00000000000a"
 OTHER_SPACE = "018f0000-0000-7000-8000-00000000000b"
 TIME = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
 SECONDS = 60.0
+SUSPENDED = "webhooks/all of tenant acme is suspended: the endpoint says that it is gone (HTTP 410)"
 FULL = "events:read,events:write,events:admin"
 STATES = resources_pb2.WebhookState
 
@@ -448,6 +449,24 @@ async def test_an_endpoint_that_is_gone_is_suspended_at_once(replica: Replica, s
     await until(lambda: server.ids == ["1", "1"])
 
 
+async def test_what_was_answered_to_an_earlier_request_does_not_suspend_what_was_resumed(
+    replica: Replica, server: Endpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    await replica.create("all", server.url)
+    server.next.append("late")
+    await replica.publish(event("1"))
+    await until(lambda: len(server.requests) == 1)
+    server.next.append(410)
+    await replica.publish(event("2", space_uid=OTHER_SPACE))
+    await until(lambda: replica.has_state("all", STATES.WEBHOOK_STATE_SUSPENDED))
+    await replica.call("ResumeWebhook", "all")
+    server.released.set()
+    await until(lambda: done(replica, "all"))
+    assert server.ids[:2] == ["1", "2"]
+    assert sorted(server.ids[2:]) == ["1", "2"]
+    assert [record.message for record in caplog.records].count(SUSPENDED) == 1
+
+
 async def test_a_pause_holds_events_back(replica: Replica, server: Endpoint, clock: ManualClock) -> None:
     await replica.create("all", server.url)
     paused = (await replica.call("PauseWebhook", "all")).webhook
@@ -753,6 +772,23 @@ async def test_a_right_that_is_withdrawn_ends_the_sending(replica: Replica, serv
     await allow(replica, "bob", "bob", "a.*")
     await replica.call("ResumeWebhook", "all", bob)
     await until(lambda: server.ids == ["1", "2"])
+
+
+async def test_a_right_that_was_given_elsewhere_a_moment_ago_counts(
+    database: Database, replica: Replica, server: Endpoint
+) -> None:
+    await allow(replica, "bob", "bob", "a.*")
+    bob = replica.webhooks(principal="bob", scopes="events:read,events:write")
+    await replica.create("all", server.url, stub=bob, filter={"types": ["a.*"]})
+    await replica.access().DeletePolicy(access_pb.DeletePolicyRequest(name="policies/bob"), timeout=SECONDS)
+    await replica.publish(event("1", type="a.x"))
+    await until(lambda: replica.has_state("all", STATES.WEBHOOK_STATE_PAUSED))
+    await database.execute(  # what another process does, before this one is notified
+        "INSERT INTO events.policies (tenant, id, principal, actions, types, subjects, created_at) "
+        "VALUES ('acme', 'bob', 'bob', '{2}', '{a.*}', '{}', now())"
+    )
+    await replica.call("ResumeWebhook", "all")
+    await until(lambda: server.ids == ["1"])
 
 
 # Erasing.

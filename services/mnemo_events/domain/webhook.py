@@ -56,7 +56,8 @@ class Webhook:
 
     A webhook that is deleted and made again has another `uid`. `owner` is who said last where events go and which;
     `owner_is_admin` whether by the scope `events:admin`. `failures` counts those since the last success. `version`
-    grows with every change by a caller. `former` signs too, until `former_until`.
+    grows with every change by a caller, `state_changes` with every change of the state. `former` signs too, until
+    `former_until`.
     """
 
     uid: str
@@ -74,6 +75,7 @@ class Webhook:
     pause_reason: str = ""
     failures: int = 0
     version: int = 1
+    state_changes: int = 0
     former: SealedSecret | None = None
     former_until: datetime | None = None
 
@@ -210,11 +212,21 @@ class WebhookStore(Protocol):
         reason: str,
         at: datetime,
         only_from: Sequence[State],
-        notice: Notice | None = None,
     ) -> Webhook | None:
         """Change the state, if it is one of `only_from`, and count failures anew; None if it is not, or is gone.
 
-        A `notice` is told in the same transaction. The version stays.
+        The version stays.
+        """
+        ...
+
+    async def stop_sending(
+        self, seen: Webhook, state: State, reason: str, at: datetime, notice: Notice | None = None
+    ) -> bool:
+        """Change the state of an ACTIVE webhook; nothing, and False, if it is not any more what was `seen`.
+
+        What callers say of it and how often its state was changed must be as it was: what was found out about an
+        endpoint, or decided, before somebody resumed the webhook holds no longer. Failures are counted anew. A
+        `notice` is told in the same transaction. The version stays.
         """
         ...
 

@@ -185,10 +185,10 @@ class Courier:
             self._not_before, self._pauses = self._clock.monotonic(), 0
             return Done(delivery.tag)
         if answer.gone:
-            await self._suspend("the endpoint says that it is gone (HTTP 410)")
+            await self._suspend(webhook, "the endpoint says that it is gone (HTTP 410)")
             return None
         if self._failures >= self._suspend_after:
-            await self._suspend(f"{self._failures} requests failed in a row; the last: {answer.error}")
+            await self._suspend(webhook, f"{self._failures} requests failed in a row; the last: {answer.error}")
             return None
         return self._failed(delivery, answer)
 
@@ -210,21 +210,27 @@ class Courier:
 
     async def _may_be_sent(self, webhook: Webhook) -> bool:
         """Whether the owner may read what would be sent; if not, the webhook is paused."""
-        if webhook.owner_is_admin or await self._access.allows(
-            webhook.tenant, webhook.owner, Action.SUBSCRIBE, webhook.where.types, webhook.where.subjects
-        ):
+        if webhook.owner_is_admin or await self._owner_may_read(webhook):
+            return not self._stopped.is_set()
+        self._access.forget(webhook.tenant)  # it stays paused: what it was given lately in another process counts
+        if await self._owner_may_read(webhook):
             return not self._stopped.is_set()
         reason = f"its owner {webhook.owner!r} may not read these events any more"
-        if await self._store.set_state(webhook.uid, State.PAUSED, reason, self._clock.now(), (State.ACTIVE,)):
+        if await self._store.stop_sending(webhook, State.PAUSED, reason, self._clock.now()):
             _log.warning("%s of tenant %s is paused: %s", webhook.name, webhook.tenant, reason)
         self.stop()
         return False
 
-    async def _suspend(self, reason: str) -> None:
-        webhook, now = self.webhook, self._clock.now()
+    async def _owner_may_read(self, webhook: Webhook) -> bool:
+        where = webhook.where
+        return await self._access.allows(webhook.tenant, webhook.owner, Action.SUBSCRIBE, where.types, where.subjects)
+
+    async def _suspend(self, webhook: Webhook, reason: str) -> None:
+        """Suspend a webhook that is still as it was when the request was sent; stop in any case, to look at it anew."""
+        now = self._clock.now()
         content = {"webhook": webhook.name, "reason": reason}
         notice = Notice(webhook.tenant, new_uuid(now), SUSPENDED_TYPE, webhook.name, now, content)
-        if await self._store.set_state(webhook.uid, State.SUSPENDED, reason, now, (State.ACTIVE,), notice):
+        if await self._store.stop_sending(webhook, State.SUSPENDED, reason, now, notice):
             _log.warning("%s of tenant %s is suspended: %s", webhook.name, webhook.tenant, reason)
         self.stop()
 
@@ -372,7 +378,7 @@ class Dispatcher:
             return
         group = await self._group(webhook)
         courier = running.courier = Courier(
-            max(webhook, running.webhook, key=lambda each: each.version),
+            max(webhook, running.webhook, key=lambda each: (each.version, each.state_changes)),
             self._store,
             self._log,
             self._post,

@@ -30,7 +30,7 @@ KEPT: Final = 1000
 _COLUMNS: Final = """
 uid::text AS uid, tenant, id, url, types, subjects, space_uid::text AS space_uid, description, master_key_id, secret,
 former_master_key_id, former_secret, former_until, owner, owner_is_admin, state, pause_reason, failures, version,
-created_at, updated_at
+state_changes, created_at, updated_at
 """
 _INSERT: Final = f"""
 INSERT INTO events.webhooks (
@@ -46,10 +46,13 @@ UPDATE events.webhooks SET url = $3, types = $4, subjects = $5, space_uid = $6, 
 WHERE uid = $1 AND version = $2
 RETURNING {_COLUMNS}
 """
-_SET_STATE: Final = f"""
-UPDATE events.webhooks SET state = $2, pause_reason = $3, failures = 0, updated_at = $4
-WHERE uid = $1 AND state = ANY($5::smallint[])
-RETURNING {_COLUMNS}
+_CHANGE_STATE: Final = """
+UPDATE events.webhooks SET state = $2, pause_reason = $3, failures = 0, updated_at = $4,
+    state_changes = state_changes + 1
+WHERE uid = $1 AND"""
+_SET_STATE: Final = f"{_CHANGE_STATE} state = ANY($5::smallint[]) RETURNING {_COLUMNS}"
+_STOP_SENDING: Final = f"""
+{_CHANGE_STATE} state = {State.ACTIVE:d} AND version = $5 AND state_changes = $6 RETURNING {_COLUMNS}
 """
 _RESEAL: Final = """
 UPDATE events.webhooks SET master_key_id = $3, secret = $4, former_master_key_id = $5, former_secret = $6
@@ -156,11 +159,16 @@ class PostgresWebhooks:
         reason: str,
         at: datetime,
         only_from: Sequence[State],
-        notice: Notice | None = None,
     ) -> Webhook | None:
         """Update a row in some states."""
-        values = (UUID(uid), state, reason, at, list(only_from))
-        return await self._change(_SET_STATE, *values, notices=[notice] if notice else [])
+        return await self._change(_SET_STATE, UUID(uid), state, reason, at, list(only_from))
+
+    async def stop_sending(
+        self, seen: Webhook, state: State, reason: str, at: datetime, notice: Notice | None = None
+    ) -> bool:
+        """Update a row that nobody else did since it was seen."""
+        values = (UUID(seen.uid), state, reason, at, seen.version, seen.state_changes)
+        return await self._change(_STOP_SENDING, *values, notices=[notice] if notice else []) is not None
 
     async def sealed_otherwise(self, master_key_id: str, limit: int) -> list[Webhook]:
         """Rows by master key."""
@@ -271,6 +279,7 @@ def _webhook(row: Record) -> Webhook:
         pause_reason=row["pause_reason"],
         failures=row["failures"],
         version=row["version"],
+        state_changes=row["state_changes"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
     )
