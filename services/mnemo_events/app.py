@@ -200,7 +200,7 @@ class EventsApp:
             Limits(settings.webhook_connect_seconds, settings.webhook_seconds),
             settings.webhook_suspend_after,
         )
-        keep = Keep(settings.keep_days, settings.keep_events)
+        keep = Keep(settings.keep_days, settings.keep_events, settings.keep_mib)
         return cls(database, clock, settings.poll_seconds, engine, keep, webhooks)
 
     async def start(self) -> None:

@@ -32,6 +32,12 @@ class EventsSettings:
     keep_events: int = setting(
         0, doc="How many events of no space the log keeps, the newest; 0: all.", minimum=0, maximum=10**12
     )
+    keep_mib: int = setting(
+        0,
+        doc="How many MiB of data the events of no space have at most that the log keeps, the newest; 0: all.",
+        minimum=0,
+        maximum=10**9,
+    )
     master_keys: str = setting(
         "",
         doc="Master keys of the secrets of webhooks: ID:BASE64 of 32 bytes each, separated by commas, the current one "

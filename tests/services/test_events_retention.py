@@ -11,7 +11,7 @@ import pytest
 
 from mnemo_events.domain.event import Event
 from mnemo_events.domain.filter import Filter
-from mnemo_events.domain.retention import BATCH, PERIOD_SECONDS, Keep, Retention
+from mnemo_events.domain.retention import BATCH, MEBIBYTE, PERIOD_SECONDS, Keep, Retention
 from mnemo_events.storage.postgres_engine import PostgresEngine
 from mnemo_events.storage.postgres_log import PostgresLog
 from mnemocore.errors import StoreUnavailableError
@@ -33,11 +33,13 @@ class OutFirst(PostgresLog):
 
     tries = 0
 
-    async def trim(self, stored_before: datetime | None, keep: int | None, limit: int) -> int:
+    async def trim(
+        self, stored_before: datetime | None, keep: int | None, limit: int, *, keep_bytes: int | None = None
+    ) -> int:
         self.tries += 1
         if self.tries == 1:
             raise StoreUnavailableError
-        return await super().trim(stored_before, keep, limit)
+        return await super().trim(stored_before, keep, limit, keep_bytes=keep_bytes)
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ async def running(retention: Retention) -> AsyncIterator[None]:
     assert task.cancelled()
 
 
-def events(first: int, number: int, space_uid: str = "") -> list[Event]:
+def events(first: int, number: int, space_uid: str = "", data: bytes = b"") -> list[Event]:
     return [
         Event(
             id=f"{n}",
@@ -65,7 +67,7 @@ def events(first: int, number: int, space_uid: str = "") -> list[Event]:
             time=START,
             datacontenttype="",
             dataschema="",
-            data=b"",
+            data=data,
             tenant=Tenant("acme"),
             space_uid=SpaceUid(space_uid),
             revision=0,
@@ -97,3 +99,11 @@ async def test_what_is_not_kept_goes_within_a_minute(log: OutFirst) -> None:
         assert await log.trimmed() == 3 + 2 * BATCH + 7
         page = await log.read(0, Filter(), 100)
         assert [stored.position for stored in page.events] == [1, 2, 3, *range(2 * BATCH + 11, 2 * BATCH + 21)]
+
+
+async def test_so_many_mebibytes_are_kept(log: OutFirst) -> None:
+    await log.append(events(0, 9, data=b"x" * (MEBIBYTE // 4)), START)
+    retention = Retention(log, Keep(mebibytes=2), ManualClock(START))
+    with pytest.raises(StoreUnavailableError):
+        await retention.trim()
+    assert (await retention.trim(), await retention.trim(), await log.trimmed()) == (1, 0, 1)

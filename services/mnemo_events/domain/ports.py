@@ -38,13 +38,16 @@ class EventLog(Protocol):
         """
         ...
 
-    async def trim(self, stored_before: datetime | None, keep: int | None, limit: int) -> int:
+    async def trim(
+        self, stored_before: datetime | None, keep: int | None, limit: int, *, keep_bytes: int | None = None
+    ) -> int:
         """Remove up to `limit` of the oldest events of no space; how many it removed.
 
-        Those that were stored before a time (None: none for their age), and those that are older than the newest `keep`
-        events of no space (None: none for their number). Fewer than `limit` only if no more are left of them. Positions
-        stay empty, the head stays. Events of spaces stay: they are what projections are built from. An event that was
-        trimmed is forgotten: its key may be used again.
+        Those that were stored before a time (None: none for their age), those that are older than the newest `keep`
+        events of no space (None: none for their number), and those that are older than the newest whose data have
+        `keep_bytes` bytes together (None: none for their size). Fewer than `limit` only if no more are left of them.
+        Positions stay empty, the head stays. Events of spaces stay: they are what projections are built from. An event
+        that was trimmed is forgotten: its key may be used again.
         """
         ...
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mnemocore.clock import Clock
 
 PERIOD_SECONDS: Final = 60.0
+MEBIBYTE: Final = 1 << 20
 BATCH: Final = 1000
 """Events removed at once, so that nobody waits long for what that locks."""
 _log = logging.getLogger(__name__)
@@ -22,10 +23,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """What is kept of the events of no space: none that is older than so many days, no more than so many; 0: all."""
+    """What is kept of the events of no space: none that is older than so many days, no more than so many, and no more
+    than have so many MiB of data; 0: all."""
 
     days: int = 0
     events: int = 0
+    mebibytes: int = 0
 
 
 class Retention:
@@ -47,9 +50,11 @@ class Retention:
 
     async def trim(self) -> int:
         """Remove what is not kept now; how many events."""
-        before = self._clock.now() - timedelta(days=self._keep.days) if self._keep.days else None
+        keep = self._keep
+        before = self._clock.now() - timedelta(days=keep.days) if keep.days else None
+        most = keep.mebibytes * MEBIBYTE or None
         total = 0
-        while removed := await self._event_log.trim(before, self._keep.events or None, BATCH):
+        while removed := await self._event_log.trim(before, keep.events or None, BATCH, keep_bytes=most):
             total += removed
         if total:
             _log.info("%d events were trimmed", total)

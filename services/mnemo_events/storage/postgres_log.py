@@ -34,8 +34,13 @@ MAX_BYTES: Final = 4 * 1024 * 1024
 
 _APPEND: Final = f"SELECT events.append($1, '{CHANNEL}', {', '.join(f'${number}' for number in range(2, 17))})"
 _REDACT: Final = """
-UPDATE events.log SET data = '' WHERE data <> ''
-AND (tenant, source, id) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::text[]))
+WITH full_ones AS MATERIALIZED (
+    SELECT position, CASE WHEN space_uid IS NULL THEN octet_length(data) ELSE 0 END AS bytes FROM events.log
+    WHERE data <> '' AND (tenant, source, id) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::text[]))
+    ORDER BY position FOR UPDATE
+), emptied AS (
+    UPDATE events.log SET data = '' FROM full_ones WHERE log.position = full_ones.position RETURNING bytes)
+SELECT count(*) AS events, coalesce(sum(bytes), 0)::bigint AS bytes FROM emptied
 """
 _REMOVE: Final = """
 DELETE FROM events.log WHERE position IN (
@@ -43,16 +48,21 @@ DELETE FROM events.log WHERE position IN (
 """
 _TRIM: Final = """
 WITH oldest AS MATERIALIZED (
-    SELECT position, row_number() OVER (ORDER BY position) AS number FROM events.log
-    WHERE space_uid IS NULL AND position > $4 ORDER BY position LIMIT $3
+    SELECT position, row_number() OVER in_order AS number,
+        sum(octet_length(data)) OVER in_order - octet_length(data) AS bytes_before
+    FROM events.log WHERE space_uid IS NULL AND position > (SELECT trimmed FROM events.head)
+    WINDOW in_order AS (ORDER BY position) ORDER BY position LIMIT $4
 ), gone AS (
     DELETE FROM events.log USING oldest
-    WHERE log.position = oldest.position AND (stored_at < $1 OR number <= $2)
-    RETURNING log.position)
-SELECT count(*) AS events, max(position) AS newest FROM gone
+    WHERE log.position = oldest.position AND (stored_at < $1
+        OR number <= (SELECT of_no_space - $2 FROM events.head)
+        OR bytes_before < (SELECT bytes_of_no_space - $3 FROM events.head))
+    RETURNING log.position, octet_length(data) AS bytes)
+SELECT count(*) AS events, coalesce(sum(bytes), 0)::bigint AS bytes, max(position) AS newest FROM gone
 """
-_MOVE_TRIMMED: Final = """
-UPDATE events.head SET of_no_space = of_no_space - $1, trimmed = greatest(trimmed, $2)
+_TAKE_AWAY: Final = """
+UPDATE events.head SET of_no_space = of_no_space - $1, bytes_of_no_space = bytes_of_no_space - $2,
+    trimmed = greatest(trimmed, $3)
 """
 # Bisects: up to `low` everything was stored before the time, and after `high` nothing was.
 _POSITION_BEFORE: Final = """
@@ -107,23 +117,26 @@ class PostgresLog:
 
     async def redact(self, keys: Sequence[tuple[str, str, str]]) -> int:
         """Empty the payloads of events."""
-        tag = await self._database.execute(_REDACT, *map(list, zip(*keys, strict=True)))
-        return int(tag.rpartition(" ")[2])
+        async with self._database.transaction() as connection:
+            emptied = await connection.fetchrow(_REDACT, *map(list, zip(*keys, strict=True)))
+            if emptied["bytes"]:
+                await connection.execute(_TAKE_AWAY, 0, emptied["bytes"], 0)
+        return int(emptied["events"])
 
     async def remove(self, tenant: Tenant, space_uid: SpaceUid, keep_id: str, limit: int) -> int:
         """Delete rows in one statement."""
         tag = await self._database.execute(_REMOVE, UUID(space_uid), tenant, keep_id, limit)
         return int(tag.rpartition(" ")[2])
 
-    async def trim(self, stored_before: datetime | None, keep: int | None, limit: int) -> int:
+    async def trim(
+        self, stored_before: datetime | None, keep: int | None, limit: int, *, keep_bytes: int | None = None
+    ) -> int:
         """Delete rows, one trimmer at a time; appends wait only for the end of it."""
         async with self._database.transaction() as connection:
             await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('mnemo events trim', 0))")
-            head = await connection.fetchrow("SELECT of_no_space, trimmed FROM events.head")
-            too_many = 0 if keep is None else max(0, head["of_no_space"] - keep)
-            gone = await connection.fetchrow(_TRIM, stored_before, too_many, limit, head["trimmed"])
+            gone = await connection.fetchrow(_TRIM, stored_before, keep, keep_bytes, limit)
             if gone["events"]:
-                await connection.execute(_MOVE_TRIMMED, gone["events"], gone["newest"])
+                await connection.execute(_TAKE_AWAY, gone["events"], gone["bytes"], gone["newest"])
         return int(gone["events"])
 
     async def trimmed(self) -> int:

@@ -3,8 +3,8 @@
 The names of keys begin with `{prefix}:`. `log` is the stream; the entry of position N has the id `N-0` and holds the
 attributes. Payloads are apart, in the hash `data`, for entries of a stream cannot be changed: what is redacted is gone
 there. `keys` finds events that are published again, `ends` the spaces that have ended, and `space:{uid}` the events of
-a space, of no space under the empty uid. Positions are given inside the script that appends, so they have no gaps.
-Readers see the log up to `durable`, what is known to be on disk.
+a space, of no space under the empty uid; the payloads of these have `bytes_of_no_space` together. Positions are given
+inside the script that appends, so they have no gaps. Readers see the log up to `durable`, what is known to be on disk.
 """
 
 from __future__ import annotations
@@ -80,13 +80,16 @@ class RedisLog:
             removed, after = removed + count, last.decode()
         return removed
 
-    async def trim(self, stored_before: datetime | None, keep: int | None, limit: int) -> int:
+    async def trim(
+        self, stored_before: datetime | None, keep: int | None, limit: int, *, keep_bytes: int | None = None
+    ) -> int:
         """Remove events of no space, in portions."""
-        before = "" if stored_before is None else microseconds(stored_before)
+        before = None if stored_before is None else microseconds(stored_before)
+        wishes = ["" if wish is None else wish for wish in (before, keep, keep_bytes)]
         removed = 0
         while removed < limit:
             wanted = min(_CHUNK, limit - removed)
-            count = await self._store.run("log_trim", before, "" if keep is None else keep, wanted, durable=True)
+            count = await self._store.run("log_trim", *wishes, wanted, durable=True)
             removed += count
             if count < wanted:
                 break

@@ -48,7 +48,9 @@ class Log(Protocol):
     async def remove(self, tenant: Any, space_uid: Any, keep_id: str, limit: int) -> int:
         """Remove events of a space."""
 
-    async def trim(self, stored_before: datetime | None, keep: int | None, limit: int) -> int:
+    async def trim(
+        self, stored_before: datetime | None, keep: int | None, limit: int, *, keep_bytes: int | None = None
+    ) -> int:
         """Remove the oldest events of no space."""
 
     async def trimmed(self) -> int:
@@ -329,14 +331,54 @@ class EventLogConformance(ABC):
         assert await log.trim(None, 0, 100) == 4
         assert (await self.read_all(log), await log.trimmed(), await log.head()) == ([], 10, 10)
 
-    async def test_trimming_by_age_and_number(self) -> None:
-        """What one of the two asks for goes."""
+    async def test_trimming_by_size(self) -> None:
+        """What is older than the newest whose data have so many bytes together; the data of spaces are not counted."""
+        log = await self.open_log()
+
+        async def append(*sizes: int, space_uid: str = "") -> None:
+            first = await log.head()
+            wanted = [Sample(str(first + n), data=b"x" * size, space_uid=space_uid) for n, size in enumerate(sizes, 1)]
+            await log.append([self.event(sample) for sample in wanted], STORED_AT)
+
+        async def left() -> list[int]:
+            return [place.position for place in await self.read_all(log)]
+
+        await append(100, 0, 30)
+        await append(1000, space_uid=SPACE_A)
+        await append(20, 0, 50)
+        assert await log.trim(None, None, 100, keep_bytes=200) == 0
+        assert await log.trim(None, None, 100, keep_bytes=199) == 1
+        assert await log.trim(None, None, 100, keep_bytes=100) == 0, "what has no data is no burden"
+        assert await log.trim(None, None, 100, keep_bytes=99) == 2
+        assert await left() == [4, 5, 6, 7]
+        assert await log.append(self.events("5", space_uid=""), STORED_AT) == [5]
+        assert await log.trim(None, None, 100, keep_bytes=70) == 0, "what was there already counts once"
+        keys = [("acme", "mnemocore/memory", id) for id in ("7", "4")]
+        assert [await log.redact(keys), await log.redact(keys)] == [2, 0]
+        assert await log.trim(None, None, 100, keep_bytes=20) == 0, "what was redacted counts no longer"
+        await log.remove("acme", SPACE_A, "", 100)
+        await append(10)
+        assert await log.trim(None, None, 100, keep_bytes=30) == 0
+        assert await log.trim(None, None, 100, keep_bytes=29) == 1
+        assert await left() == [6, 7, 8]
+        assert await log.trim(None, None, 2, keep_bytes=9) == 2
+        assert await log.trim(None, None, 100, keep_bytes=9) == 1
+        assert (await left(), await log.trimmed()) == ([], 8)
+        assert await log.trim(None, None, 100, keep_bytes=0) == 0
+        await append(0, 1)
+        assert await log.trim(None, 2, 100, keep_bytes=0) == 2
+
+    async def test_trimming_by_age_number_and_size(self) -> None:
+        """What one of them asks for goes."""
         log = await self.open_log()
         await self.of_no_space(log, "abc", seconds=0)
         await self.of_no_space(log, "def", seconds=10)
         assert await log.trim(STORED_AT + timedelta(seconds=5), 5, 100) == 3
+        assert await log.trim(STORED_AT + timedelta(seconds=5), 3, 100, keep_bytes=1) == 0
         assert await log.trim(STORED_AT + timedelta(seconds=5), 1, 100) == 2
         assert [place.event.id for place in await self.read_all(log)] == ["f"]
+        await log.append(self.events("full", space_uid="", data=b"x"), STORED_AT + timedelta(seconds=10))
+        assert await log.trim(STORED_AT + timedelta(seconds=5), 10, 100, keep_bytes=0) == 2
 
     async def test_what_was_trimmed_is_forgotten(self) -> None:
         """Its key is free, and redacting it does nothing."""
@@ -355,13 +397,13 @@ class EventLogConformance(ABC):
         async def append() -> None:
             for n in range(40):
                 ids = [f"{n}:{i}" for i in range(10)]
-                await logs[0].append(self.events(*ids, space_uid=""), STORED_AT)
+                await logs[0].append(self.events(*ids, space_uid="", data=b"four"), STORED_AT)
             ended.set()
 
         async def trim(log: Log) -> None:
             while not ended.is_set():
-                await log.trim(None, 30, 7)
-            while await log.trim(None, 30, 7):
+                await log.trim(None, 30, 7, keep_bytes=100)
+            while await log.trim(None, 30, 7, keep_bytes=100):
                 pass
 
         async def follow() -> None:
@@ -375,8 +417,8 @@ class EventLogConformance(ABC):
         async with asyncio.timeout(60):
             await asyncio.gather(append(), trim(logs[1]), trim(logs[2]), follow())
         found = await self.read_all(logs[0])
-        assert [place.position for place in found] == list(range(371, 401))
-        assert await logs[0].trimmed() == 370
+        assert [place.position for place in found] == list(range(376, 401))
+        assert await logs[0].trimmed() == 375
 
     async def test_getting_events_by_their_positions(self) -> None:
         """In the order of positions, whatever the order asked for; those that are not there are left out."""

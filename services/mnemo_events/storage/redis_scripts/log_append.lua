@@ -6,7 +6,7 @@ local before = stored(HEAD)
 local head, latest, places = before, redis.call('GET', LATEST), {}
 if latest and tonumber(latest) > tonumber(stored_at) then stored_at = latest end
 local start = 1
-local new_places, new_data, new_in_space = {}, {}, new_lists() -- written when all are known
+local new_places, new_data, new_in_space, new_bytes = {}, {}, new_lists(), 0 -- written when all are known
 local place_of_key, end_of_space = {}, {} -- what this batch has, and what was asked for
 
 local function taken(size)
@@ -32,6 +32,7 @@ for key_size, space_size, attributes_size, size, ends in string.gmatch(ARGV[4], 
     add_pair(new_places, key, place)
     add_pair(new_in_space[space], place, place)
     if data ~= '' then add_pair(new_data, place, data) end
+    if space == '' then new_bytes = new_bytes + #data end
     if ends == '1' and space ~= '' then
       redis.call('HSET', ENDS, space, place)
       end_of_space[space] = place
@@ -43,6 +44,7 @@ if head > before then
   call_for_all('HSET', KEYS_OF_EVENTS, new_places)
   call_for_all('HSET', DATA, new_data)
   for space, scored in pairs(new_in_space) do call_for_all('ZADD', base .. 'space:' .. space, scored) end
+  redis.call('INCRBY', BYTES_OF_NO_SPACE, text(new_bytes))
   redis.call('SET', LATEST, stored_at)
   redis.call('SET', HEAD, text(head))
   if at_once then

@@ -2,6 +2,6 @@
 local redacted = 0
 for _, key in ipairs(ARGV) do
   local place = redis.call('HGET', KEYS_OF_EVENTS, key)
-  if place then redacted = redacted + redis.call('HDEL', DATA, place) end
+  if place then redacted = redacted + empty(place, redis.call('ZSCORE', NO_SPACE, place) and '' or nil) end
 end
 return redacted

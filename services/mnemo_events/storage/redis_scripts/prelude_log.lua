@@ -1,6 +1,7 @@
 -- What scripts about the log have in common.
 local LOG, KEYS_OF_EVENTS, DATA, ENDS = base .. 'log', base .. 'keys', base .. 'data', base .. 'ends'
 local HEAD, DURABLE, LATEST, TRIMMED = base .. 'head', base .. 'durable', base .. 'latest', base .. 'trimmed'
+local NO_SPACE, BYTES_OF_NO_SPACE = base .. 'space:', base .. 'bytes_of_no_space'
 
 local function stored(name) return tonumber(redis.call('GET', name) or '0') end
 
@@ -16,11 +17,17 @@ end
 -- at the even places of entry[2].
 local KEY, SPACE, ATTRIBUTES, STORED_AT = 2, 4, 6, 8
 
+-- Removes the payload of an event of a space or, with '', of none; returns whether there was one.
+local function empty(position, space)
+  if space == '' then redis.call('DECRBY', BYTES_OF_NO_SPACE, redis.call('HSTRLEN', DATA, position)) end
+  return redis.call('HDEL', DATA, position)
+end
+
 local function forget(entry)
   local position, fields = position_of(entry), entry[2]
   redis.call('XDEL', LOG, entry[1])
   redis.call('HDEL', KEYS_OF_EVENTS, fields[KEY])
-  redis.call('HDEL', DATA, position)
+  empty(position, fields[SPACE])
   redis.call('ZREM', base .. 'space:' .. fields[SPACE], position)
   if fields[SPACE] ~= '' and redis.call('HGET', ENDS, fields[SPACE]) == position then
     redis.call('HDEL', ENDS, fields[SPACE])
