@@ -34,6 +34,7 @@ async def test_memories_are_recalled_with_a_remote_encoder_and_without_it(
             async def encoded() -> bool:
                 return sum(model.waiting_memories for model in await mnemo.encoders.models()) == 0
 
+            await space.recall("tea")  # the index knows of both then
             await until(encoded)
             hits = await space.recall("hot drinks like tea")
             assert (hits[0].memory.content, hits.degraded) == ("Alice drinks green tea", ())

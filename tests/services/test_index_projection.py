@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.index_space import STEMS, created, document, encoder, memory_id, removed
 
+from mnemo_index.domain import projection
 from mnemo_index.domain.documents import Change, State
 from mnemo_index.domain.ports import FeedBatch, LogTooShortError
 from mnemo_index.domain.projection import Projection
@@ -326,6 +327,21 @@ async def test_a_reader_waits_for_the_revision_it_has_seen(nodes: Nodes, log: Lo
         for index in await asyncio.gather(*waiting):
             assert index is node.projection.held(ONE)
         assert await node.projection.at_revision(NOBODY, 0) is None
+
+
+async def test_a_reader_who_waits_a_moment_gets_what_is_there_by_then(
+    nodes: Nodes, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes.running() as node:
+        monkeypatch.setattr(projection, "PATIENCE_SECONDS", 60.0)
+        waiting = asyncio.create_task(node.projection.soon_at_revision(ONE, 7))
+        await log.append(ONE, *written(*TEXTS))
+        index = await waiting
+        assert index is not None
+        assert index.applied_revision == 7
+        monkeypatch.setattr(projection, "PATIENCE_SECONDS", 0.01)
+        assert await node.projection.soon_at_revision(ONE, 8) is index
+        assert await node.projection.soon_at_revision(NOBODY, 1) is None
 
 
 async def test_a_reader_without_time_is_told_how_far_the_index_is(nodes: Nodes, log: Log) -> None:
