@@ -21,6 +21,8 @@ from mnemo_events.app import EventsApp, open_engine
 from mnemo_events.settings import PREFIX as EVENTS_PREFIX
 from mnemo_events.settings import EventsSettings
 from mnemo_gateway.app import GatewayApp
+from mnemo_gateway.settings import PREFIX as GATEWAY_PREFIX
+from mnemo_gateway.settings import GatewaySettings
 from mnemo_index.app import IndexApp
 from mnemo_index.settings import PREFIX as INDEX_PREFIX
 from mnemo_index.settings import IndexSettings, encoder_of
@@ -32,8 +34,7 @@ from mnemocore.data_directory import DataDirectory
 from mnemocore.errors import InvalidSettingError
 from mnemocore.postgres import Database, DiskReserve, EmbeddedPostgres
 from mnemocore.postgres.reserve import RESERVE_BYTES
-from mnemocore.server import Host, InternalAuthenticator
-from mnemocore.server.main import Streaming
+from mnemocore.server.main import Streaming, host_of
 from mnemocore.settings import load
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
     import grpc
 
-    from mnemocore.server import Service
+    from mnemocore.server import Host, Service
 
 DRAIN_SECONDS: Final = 30.0
 _POOL_SIZE: Final = 16
@@ -125,7 +126,7 @@ class Installation:
         )
         await self._serve(memory)
         await self._serve(CognitiveApp(database, self._channel("memory"), self._channel("index"), self._clock))
-        await self._open_gateway(database)
+        await self._open_gateway(postgres.url, database)
         await asyncio.to_thread(directory.publish_address, self.address)
 
     async def _events(self, database_url: str, database: Database) -> EventsApp:
@@ -160,18 +161,14 @@ class Installation:
         """Run a service for the channels of the others."""
         await app.start()
         self._stack.push_async_callback(app.stop)
-        host = Host(
-            app.name,
-            app.services,
-            authenticator=InternalAuthenticator(self._token),
-            clock=self._clock,
-            readiness=app.ready,
-        )
-        await self._run(host, [])
+        await self._run(host_of(app, self._token, self._clock), [])
         if isinstance(app, Streaming):
             self._stack.callback(app.drain)
 
-    async def _open_gateway(self, database: Database) -> None:
+    async def _open_gateway(self, database_url: str, database: Database) -> None:
+        chosen = load(
+            GatewaySettings, GATEWAY_PREFIX, os.environ, database_url=database_url, internal_token=self._token
+        )
         admin_key = await asyncio.to_thread(read_or_make_admin_key, self.directory)
         gateway = GatewayApp(
             database,
@@ -179,6 +176,7 @@ class Installation:
             self._clock,
             admin_key,
             trust_local=is_local(self._listen),
+            max_streams=chosen.max_streams,
         )
         await gateway.start()
         addresses = await self._run(gateway.host(), [self._listen] if self._listen else [])

@@ -43,6 +43,7 @@ from mnemo_events.domain.webhook_queue import WebhookQueues
 from mnemo_events.domain.webhook_secrets import MASTER_KEYS, WebhookSecrets
 from mnemo_events.domain.webhook_upkeep import WebhookUpkeep
 from mnemo_events.domain.webhooks import Webhooks
+from mnemo_events.settings import MAX_STREAMS
 from mnemo_events.storage.postgres_agents import PostgresAgents
 from mnemo_events.storage.postgres_dead_letters import PostgresDeadLetters
 from mnemo_events.storage.postgres_engine import PostgresEngine
@@ -72,7 +73,7 @@ from mnemocore.ids import Tenant
 from mnemocore.master_keys import FixedMasterKeys
 from mnemocore.postgres import Listener, migrate
 from mnemocore.sealing import MasterKeys
-from mnemocore.server import BackgroundTask, Service
+from mnemocore.server import AdmissionLimits, BackgroundTask, Service
 
 if TYPE_CHECKING:
     from mnemo_events.clients.address_guard import Resolver
@@ -118,7 +119,8 @@ class WebhookOptions:
 class EventsApp:
     """event-bus on a database, and on an engine for the log and the groups: the same database if none is given.
 
-    The engine is started here, and stopped by whoever opened it. `keep` says what of the events of no space is kept.
+    The engine is started here, and stopped by whoever opened it. `keep` says what of the events of no space is kept,
+    `max_streams` how many readers, members of groups and watches there are at once at most.
     """
 
     name = "events"
@@ -131,7 +133,9 @@ class EventsApp:
         engine: Engine | None = None,
         keep: Keep = Keep(),  # noqa: B008
         webhooks: WebhookOptions = WebhookOptions(),
+        max_streams: int = MAX_STREAMS,
     ) -> None:
+        self.limits = AdmissionLimits(stream_running=max_streams)
         self._database = database
         self._clock = clock
         self._poll_seconds = poll_seconds
@@ -201,7 +205,7 @@ class EventsApp:
             settings.webhook_suspend_after,
         )
         keep = Keep(settings.keep_days, settings.keep_events, settings.keep_mib)
-        return cls(database, clock, settings.poll_seconds, engine, keep, webhooks)
+        return cls(database, clock, settings.poll_seconds, engine, keep, webhooks, settings.max_streams)
 
     async def start(self) -> None:
         """Migrate the database, prepare the engine, and listen for what other replicas do."""

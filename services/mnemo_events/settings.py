@@ -7,6 +7,8 @@ from typing import Final
 
 from mnemocore.settings import setting
 
+MAX_STREAMS: Final = 1024
+"""Four times those of a gateway: however many its clients have open, the services can follow the log."""
 PREFIX: Final = "MNEMO_EVENTS_"
 
 
@@ -17,6 +19,9 @@ class EventsSettings:
     database_url: str = setting(doc="PostgreSQL URL of the log and of everything else of the service.", secret=True)
     internal_token: str = setting(doc="Secret that the services of one installation share.", secret=True)
     listen: str = setting("127.0.0.1:7404", doc="Address to serve on: host:port or unix:PATH.")
+    max_streams: int = setting(
+        MAX_STREAMS, doc="Streams that are open at once; the next is refused.", minimum=1, maximum=100_000
+    )
     pool_size: int = setting(10, doc="Greatest number of connections to PostgreSQL.", minimum=2, maximum=500)
     poll_seconds: float = setting(
         5.0, doc="How often subscribers look again, should news of another replica be lost.", minimum=0.05, maximum=60

@@ -36,7 +36,7 @@ async def assemble(settings: GatewaySettings, resources: AsyncExitStack) -> Gate
         )
         for name, target in targets.items()
     }
-    return GatewayApp(database, channels, SystemClock(), settings.admin_key)
+    return GatewayApp(database, channels, SystemClock(), settings.admin_key, max_streams=settings.max_streams)
 
 
 def make_host(app: GatewayApp, settings: GatewaySettings) -> Host:

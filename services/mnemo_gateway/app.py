@@ -12,7 +12,7 @@ from mnemo_gateway.domain.keyring import Keyring
 from mnemo_gateway.storage.postgres_keys import PostgresKeys
 from mnemocore.gateway.v1 import gateway_service_pb2_grpc
 from mnemocore.postgres import migrate
-from mnemocore.server import Host, Service
+from mnemocore.server import MAX_STREAMS, AdmissionLimits, Host, Service
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,7 @@ class GatewayApp:
     """The gateway on a database, with a channel to each service by its proto package.
 
     `trust_local` is for a gateway that only this machine can reach: without a credential a call is the
-    local principal's.
+    local principal's. `max_streams` are open at once at most, over all callers.
     """
 
     name = "gateway"
@@ -40,11 +40,13 @@ class GatewayApp:
         admin_key: str = "",
         *,
         trust_local: bool = False,
+        max_streams: int = MAX_STREAMS,
     ) -> None:
         self._database = database
         backends = ChannelBackends(channels)
         keyring = Keyring(PostgresKeys(database), clock)
         self._clock = clock
+        self._limits = AdmissionLimits(stream_running=max_streams)
         self._authenticator = GatewayAuthenticator(keyring, admin_key, trust_local=trust_local)
         self._proxy = Proxy(backends.channel)
         self.services = [
@@ -65,6 +67,7 @@ class GatewayApp:
             self.name,
             self.services,
             authenticator=self._authenticator,
+            limits=self._limits,
             clock=self._clock,
             public_only=True,
             extra_handlers=[self._proxy],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from mnemocore.server import MAX_STREAMS
 from mnemocore.settings import setting
 
 PREFIX: Final = "MNEMO_GATEWAY_"
@@ -27,6 +28,9 @@ class GatewaySettings:
     )
     cognitive_target: str = setting("127.0.0.1:7403", doc="Address of cognitive.")
     events_target: str = setting("127.0.0.1:7404", doc="Address of the event-bus.")
+    max_streams: int = setting(
+        MAX_STREAMS, doc="Streams that are open at once; the next is refused.", minimum=1, maximum=100_000
+    )
     pool_size: int = setting(5, doc="Greatest number of connections to PostgreSQL.", minimum=2, maximum=500)
     breaker_reset_seconds: float = setting(
         30.0, doc="How long calls to a service that failed repeatedly are suspended.", minimum=0.1, maximum=3600

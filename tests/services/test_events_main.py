@@ -9,7 +9,7 @@ import sys
 import tempfile
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -111,28 +111,33 @@ async def test_an_address_in_use_is_refused(folder: Path) -> None:
     await postgres.stop()
 
 
-async def test_it_waits_for_its_store_and_ends_in_peace_with_a_stream_open(folder: Path) -> None:
+async def test_it_waits_for_its_store_serves_its_streams_and_ends_in_peace(folder: Path) -> None:
     postgres = EmbeddedPostgres(folder / "postgres")
     address = free_address()
-    settings = {"database_url": postgres.url, "internal_token": TOKEN, "listen": address}
+    settings = {"database_url": postgres.url, "internal_token": TOKEN, "listen": address, "max_streams": "1"}
     async with process(**settings) as running, grpc.aio.insecure_channel(address) as channel:
         assert running.stderr is not None
         assert b"waiting: the store does not answer" in await line_with(running.stderr, b"waiting")
         await postgres.start()
         channel.get_state(try_to_connect=True)
         await until(lambda: serves(channel), 60)
-        call = event_service_pb2_grpc.EventServiceStub(channel).SubscribeEvents(
-            metadata=((calls.INTERNAL_TOKEN_HEADER, TOKEN),)
-        )
-        await call.write(pb.SubscribeEventsRequest(start=pb.SubscribeEventsRequest.Start(credit=1)))
+        events = event_service_pb2_grpc.EventServiceStub(channel)
+        call, another = (events.SubscribeEvents(metadata=((calls.INTERNAL_TOKEN_HEADER, TOKEN),)) for _ in range(2))
+        start = pb.SubscribeEventsRequest.Start(credit=1, head_at_once=True)
+        await call.write(pb.SubscribeEventsRequest(start=start))
+        await asyncio.wait_for(call.read(), 60)
+        assert await failure(another) is grpc.StatusCode.RESOURCE_EXHAUSTED
         running.terminate()
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await asyncio.wait_for(call.read(), 60)
-        # CANCELLED if the server stopped before it had taken the stream
-        assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+        assert await failure(call) is grpc.StatusCode.UNAVAILABLE
         await asyncio.wait_for(running.communicate(), 60)
         assert running.returncode == 0
     await postgres.stop()
+
+
+async def failure(call: Any) -> grpc.StatusCode:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await asyncio.wait_for(call.read(), 60)
+    return caught.value.code()
 
 
 async def line_with(stream: asyncio.StreamReader, part: bytes) -> bytes:

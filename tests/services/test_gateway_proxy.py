@@ -23,6 +23,7 @@ from mnemocore.calls import (
     Identity,
 )
 from mnemocore.client import InternalCredentials, ResilientChannel, open_channel
+from mnemocore.client.streams import LOST_STATUS
 from mnemocore.clock import SystemClock
 from mnemocore.errors import (
     AccessDeniedError,
@@ -115,8 +116,16 @@ class Client:
         return await told(call(request, timeout=SECONDS, **self.options))
 
     async def raw_stream(self, method: str) -> None:
+        """Ask again if grpc.aio has lost the status, as it may if the call is written to when it ends."""
         call: Any = self.channel.stream_stream(method)
-        await read(call(iter([b""]), timeout=SECONDS, **self.options))
+        while True:
+            try:
+                await call(iter([b""]), timeout=SECONDS, **self.options).read()
+            except grpc.aio.AioRpcError as raw:
+                if raw.details() != LOST_STATUS:
+                    raise from_rpc_error(raw, "gateway") from None
+            else:
+                return
 
 
 async def told(answer: Awaitable[Any]) -> Any:

@@ -222,14 +222,15 @@ async def down_outcomes(stub: Stub, shapes: Shapes) -> Any:
 
 
 async def up_outcomes(stub: Stub, shapes: Shapes) -> Any:
+    """Nothing is written after what ends the call: grpc.aio may lose the status of a call that is written to then."""
     actions = ("missing", "boom", "abort", "code", "early", "metadata")
     first = await outcome(stub.up(pages()))
-    return [first, *[await outcome(stub.up(iter(pages("a", action, "b")))) for action in actions]]
+    return [first, *[await outcome(stub.up(iter(pages("a", action)))) for action in actions]]
 
 
 async def both_outcomes(stub: Stub, shapes: Shapes) -> Any:
     actions = ("missing", "boom", "abort", "code", "metadata")
-    return [await collect(stub.both(alternate("one", action, "two"))) for action in actions]
+    return [await collect(stub.both(alternate("one", action))) for action in actions]
 
 
 async def reads_and_writes(stub: Stub, shapes: Shapes) -> Any:

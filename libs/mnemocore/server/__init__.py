@@ -1,6 +1,6 @@
 """Everything a service needs to serve: a host with its stages, in-process channels, validation, lifecycle."""
 
-from mnemocore.server.admission import AdmissionLimits
+from mnemocore.server.admission import MAX_STREAMS, AdmissionLimits
 from mnemocore.server.chain import Encoded
 from mnemocore.server.host import Host, HostPart, Service
 from mnemocore.server.identity import Authenticator, InternalAuthenticator
@@ -9,6 +9,7 @@ from mnemocore.server.lifecycle import BackgroundTask, Lifecycle, Part
 from mnemocore.server.validation import Validator
 
 __all__ = [
+    "MAX_STREAMS",
     "AdmissionLimits",
     "Authenticator",
     "BackgroundTask",

@@ -13,6 +13,8 @@ from mnemocore.errors import OverloadedError, ShuttingDownError
 if TYPE_CHECKING:
     from mnemocore.server.chain import Proceed, ServerCall
 
+MAX_STREAMS: Final = 256
+"""Streams that are open at once, unless an operator says otherwise."""
 DRAIN_RETRY_SECONDS: Final = 1.0
 """After how many seconds a caller of a draining server may try again: another replica answers then."""
 
@@ -23,7 +25,7 @@ class AdmissionLimits:
 
     unary_running: int = 256
     unary_waiting: int = 1024
-    stream_running: int = 256
+    stream_running: int = MAX_STREAMS
     stream_waiting: int = 0
     retry_after: float = 1.0
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
 import uvloop
 
 from mnemocore import settings, telemetry
+from mnemocore.clock import SystemClock
 from mnemocore.errors import MnemoError, UnavailableError
 from mnemocore.server import collector
 from mnemocore.server.host import Host, HostPart
@@ -22,6 +23,8 @@ from mnemocore.server.lifecycle import Lifecycle
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from mnemocore.clock import Clock
+    from mnemocore.server.admission import AdmissionLimits
     from mnemocore.server.host import Service
 
 GRACE_SECONDS: Final = 30.0
@@ -82,14 +85,32 @@ class Streaming(Protocol):
         """End them; called before the host waits for calls under way."""
 
 
+@runtime_checkable
+class Limited(Protocol):
+    """An app that says how many calls its host takes at once."""
+
+    limits: AdmissionLimits
+
+
 S = TypeVar("S", bound=ProcessSettings)
 A = TypeVar("A", bound=App)
 
 
 def internal_host(app: App, configuration: ProcessSettings) -> Host:
     """A host that the services of the installation may call."""
-    authenticator = InternalAuthenticator(configuration.internal_token)
-    return Host(app.name, app.services, authenticator=authenticator, readiness=app.ready)
+    return host_of(app, configuration.internal_token, SystemClock())
+
+
+def host_of(app: App, internal_token: str, clock: Clock) -> Host:
+    """A host for those who know the secret of the installation."""
+    return Host(
+        app.name,
+        app.services,
+        authenticator=InternalAuthenticator(internal_token),
+        limits=app.limits if isinstance(app, Limited) else None,
+        clock=clock,
+        readiness=app.ready,
+    )
 
 
 def run(
