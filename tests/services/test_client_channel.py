@@ -110,22 +110,22 @@ async def fail(times: int, call: Any, error: type[MnemoError] = MnemoError) -> N
 async def test_the_methods_default_the_callers_wish_and_the_maximum(
     server: TestServer, channel: ResilientChannel
 ) -> None:
-    await spaces(channel).GetSpace(GET)
-    await spaces(channel).GetSpace(GET, timeout=2)
-    await spaces(channel).GetSpace(GET, timeout=3600)
-    remaining = [seen.time_remaining for seen in server.desk.seen]
-    assert remaining == [pytest.approx(5, abs=0.5), pytest.approx(2, abs=0.5), pytest.approx(60, abs=0.5)]
+    for timeout in (None, 3, 30, 3600):
+        await spaces(channel).GetSpace(GET, timeout=timeout)
+    default, shorter, longer, longest = (seen.time_remaining or 0 for seen in server.desk.seen)
+    assert 0 < shorter <= 3.1 < default <= 5.1 < longer <= 30.1 < longest <= 60.1  # the wire rounds up
 
 
 async def test_the_running_request_passes_on_what_is_left(server: TestServer, channel: ResilientChannel) -> None:
-    token = calls.deadline.set(time.monotonic() + 1.5)
+    token = calls.deadline.set(time.monotonic() + 4)
     try:
         await spaces(channel).GetSpace(GET)
-        await spaces(channel).GetSpace(GET, timeout=0.5)
+        await spaces(channel).GetSpace(GET, timeout=2)
     finally:
         calls.deadline.reset(token)
-    remaining = [seen.time_remaining for seen in server.desk.seen]
-    assert remaining == [pytest.approx(1.49, abs=0.1), pytest.approx(0.5, abs=0.1)]
+    of_the_request, of_the_caller = (seen.time_remaining or 0 for seen in server.desk.seen)
+    assert 0 < of_the_caller <= 2.1
+    assert 0 < of_the_request <= 4.1
 
 
 @pytest.mark.parametrize("left", [-1.0, 0.0, 0.005])
@@ -245,16 +245,16 @@ async def test_a_write_is_repeated_only_under_a_request_id(server: TestServer, c
 async def test_the_server_names_the_pause_if_it_fits(
     server: TestServer, channel: ResilientChannel, clock: FastClock
 ) -> None:
-    lagging = IndexLaggingError(space="a", wanted="2", applied="1", retry_after=0.75)
+    lagging = IndexLaggingError(space="a", wanted="2", applied="1", retry_after=4.5)
     server.desk.script["GetSpace"].append(lagging)
-    await spaces(channel).GetSpace(GET)
-    assert clock.slept == [0.75]
+    await spaces(channel).GetSpace(GET, timeout=60)
+    assert clock.slept == [4.5]
     server.desk.script["GetSpace"].append(lagging)
     with pytest.raises(IndexLaggingError) as caught:
-        await spaces(channel).GetSpace(GET, timeout=0.5)
+        await spaces(channel).GetSpace(GET, timeout=4)
     assert caught.value.metadata == {"space": "a", "wanted": "2", "applied": "1"}
-    assert caught.value.retry_after == 0.75
-    assert clock.slept == [0.75]
+    assert caught.value.retry_after == 4.5
+    assert clock.slept == [4.5]
 
 
 async def test_retries_end_with_their_budget(server: TestServer, channel: ResilientChannel) -> None:
@@ -425,9 +425,9 @@ async def test_a_stream_that_is_refused_says_why(server: TestServer, channel: Re
 
 async def test_a_stream_may_have_a_deadline(channel: ResilientChannel) -> None:
     call: Any = EventServiceStub(channel).SubscribeEvents(timeout=0.2)
-    await anext(call)
     with pytest.raises(DeadlineExceededError):
-        await anext(call)
+        async for _ in call:
+            pass
 
 
 async def test_streams_pass_the_breaker(server: TestServer, channel: ResilientChannel, clock: FastClock) -> None:

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
     from mnemocore.postgres import Database
 
-SECONDS = 10.0
+SECONDS = 60.0
 TOKEN = "token of the installation"
 ADMIN_KEY = "key of the admin"
 MEMORY = "spaces/a/memories/018f0000-0000-7000-8000-000000000001"

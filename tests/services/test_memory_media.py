@@ -812,7 +812,7 @@ async def has_media(room: Room, media: int) -> bool:
 
 
 async def test_an_upload_that_takes_too_long_leaves_nothing(near: Served) -> None:
-    call = near.stub.UploadMedia(timeout=0.5, metadata=near.headers)
+    call = near.stub.UploadMedia(timeout=3, metadata=near.headers)
     await call.write(pb.UploadMediaRequest(parent="spaces/notes", data=picture(PART_BYTES)))
     await until(lambda: has_parts(near.room, 1))
     with pytest.raises(grpc.aio.AioRpcError) as caught:

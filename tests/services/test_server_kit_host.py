@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-SECONDS = 5.0
+SECONDS = 60.0
 NAME = "mnemocore.memory.v1.SpaceService"
 IDENTITY = (("mnemo-internal-token", "secret"), ("mnemo-tenant", "acme"), ("mnemo-scopes", "*"))
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -34,7 +34,7 @@ IDENTITY = (
     ("mnemo-scopes", "memory:admin"),
     ("x-request-id", "request-1"),
 )
-SECONDS = 5.0
+SECONDS = 60.0
 MIB = 1024 * 1024
 leak: ContextVar[str] = ContextVar("leak", default="clean")
 

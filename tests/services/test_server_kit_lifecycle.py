@@ -14,7 +14,7 @@ from mnemocore.errors import PeerUnavailableError, StoreFullError, StoreUnavaila
 from mnemocore.server import BackgroundTask, Lifecycle
 from mnemocore.server.lifecycle import LONGEST_PAUSE
 
-SECONDS = 5.0
+SECONDS = 60.0
 
 
 class Recorded:

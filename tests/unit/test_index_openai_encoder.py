@@ -104,7 +104,7 @@ def test_an_answer_that_would_come_again_is_not_asked_for_again(server: Embeddin
 
 @pytest.mark.parametrize("answer", ["hang", "drip"])
 def test_an_endpoint_that_does_not_answer_in_time_is_given_up(server: Embeddings, answer: str) -> None:
-    encoder = opened(server, timeout=0.1)
+    encoder = opened(server, known=64, timeout=0.1)
     server.always = answer
     with pytest.raises(PeerUnavailableError, match=r"did not answer within 0\.1 s"):
         encoder.encode_query("tea")
@@ -193,7 +193,7 @@ async def test_a_dead_endpoint_is_left_alone_and_asked_carefully_later(server: E
 def test_neither_key_nor_text_stands_in_an_error_or_a_line_of_the_log(
     server: Embeddings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    encoder = opened(server, timeout=0.5)
+    encoder = opened(server, known=64, timeout=0.5)
     errors = []
     with caplog.at_level(logging.DEBUG):
         for answer in (401, 429, 500, "drop", b"garbage", 400, "hang"):
