@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from blockbuster import blockbuster_ctx
 
+from mnemocore.postgres import database as postgres_database
 from mnemocore.testing.postgres import TestPostgres
 from mnemocore.testing.redis import TestRedis
 
@@ -42,10 +43,13 @@ def no_blocking_calls() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[TestPostgres]:
-    """The server of the session."""
+    """The server of the session. Who works with it in this process waits longer for it than in production."""
     server = TestPostgres()
     server.start()
-    yield server
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(postgres_database, "_ACQUIRE_LIMIT", 60.0)
+        patch.setattr(postgres_database, "_CONNECT_LIMIT", 60.0)
+        yield server
     server.stop()
 
 

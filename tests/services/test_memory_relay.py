@@ -182,11 +182,12 @@ async def test_whatever_fails_the_log_is_the_history_once_and_in_order(core: Cor
     relay = relay_of(core, log, poll_seconds=0.01)
 
     async def relay_that_is_restarted() -> None:
+        longest = 0.1  # grows, so that on the slowest machine some relay lives long enough
         while True:
             try:
-                await asyncio.wait_for(relay_of(core, log, 0.01).run(), chance.uniform(0.01, 0.1))
+                await asyncio.wait_for(relay_of(core, log, 0.01).run(), chance.uniform(0.01, longest))
             except (PeerUnavailableError, TimeoutError):
-                continue
+                longest *= 1.005
 
     relaying = asyncio.create_task(relay_that_is_restarted())
     async with asyncio.TaskGroup() as writers:
