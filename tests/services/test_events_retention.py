@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mnemo_events.app import EventsApp
 from mnemo_events.domain.event import Event
 from mnemo_events.domain.filter import Filter
 from mnemo_events.domain.retention import BATCH, MEBIBYTE, PERIOD_SECONDS, Keep, Retention
+from mnemo_events.settings import PREFIX, EventsSettings
 from mnemo_events.storage.postgres_engine import PostgresEngine
 from mnemo_events.storage.postgres_log import PostgresLog
 from mnemocore.errors import StoreUnavailableError
 from mnemocore.ids import SpaceUid, Tenant
+from mnemocore.settings import load
 from mnemocore.testing.clock import ManualClock
 from mnemocore.testing.waiting import until
 
@@ -107,3 +110,21 @@ async def test_so_many_mebibytes_are_kept(log: OutFirst) -> None:
     with pytest.raises(StoreUnavailableError):
         await retention.trim()
     assert (await retention.trim(), await retention.trim(), await log.trimmed()) == (1, 0, 1)
+
+
+@pytest.mark.parametrize(("setting", "trimmed"), [("KEEP_DAYS=1", 9), ("KEEP_EVENTS=4", 5), ("KEEP_MIB=2", 1)])
+async def test_the_environment_says_what_is_kept(database: Database, setting: str, trimmed: int) -> None:
+    name, _, value = setting.partition("=")
+    settings = load(EventsSettings, PREFIX, {PREFIX + name: value}, database_url="postgresql://", internal_token="t")
+    clock, engine = ManualClock(START), PostgresEngine(database)
+    app = EventsApp.of(settings, database, clock, engine)
+    await app.start()
+    await engine.log.append(events(0, 9, data=b"x" * (MEBIBYTE // 4)), START - timedelta(days=2))
+
+    async def is_trimmed() -> bool:
+        await clock.advance(PERIOD_SECONDS)
+        return await engine.log.trimmed() == trimmed
+
+    await until(is_trimmed)
+    app.drain()
+    await app.stop()
