@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -15,6 +14,7 @@ import psutil
 import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from mnemocore.free_port import free_port
 from mnemocore.postgres import EmbeddedPostgres
 from mnemocore.testing.redis import TestRedis
 from mnemocore.testing.waiting import until
@@ -25,13 +25,6 @@ if TYPE_CHECKING:
 
 TOKEN: Final = "a token"
 SECONDS: Final = 60.0
-
-
-def free_address() -> str:
-    """An address nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def environment_with(**settings: str) -> dict[str, str]:
@@ -138,7 +131,7 @@ class BusProcess:
 
     def __init__(self, log: Path, **settings: str) -> None:
         self._log = log
-        self.address = free_address()
+        self.address = f"127.0.0.1:{free_port()}"
         self._environment = environment_with(
             **{"internal_token": TOKEN, "listen": self.address, "log_level": "ERROR", "poll_seconds": "0.5"} | settings
         )

@@ -11,7 +11,6 @@ import logging
 import os
 import secrets
 import shutil
-import socket
 import sys
 import tempfile
 from contextlib import AsyncExitStack
@@ -27,6 +26,7 @@ from mnemo_embedded.webhook_key import master_keys_file
 from mnemocore import telemetry
 from mnemocore.data_directory import DataDirectory
 from mnemocore.errors import InvalidSettingError, PeerUnavailableError
+from mnemocore.free_port import free_port
 from mnemocore.postgres import EmbeddedPostgres
 
 if TYPE_CHECKING:
@@ -258,8 +258,4 @@ def _with_port(listen: str) -> str:
     if not host or not port.isdecimal() or int(port) > _LAST_PORT:
         text = f"listen = {listen!r}: allowed is host:port (port 0 to {_LAST_PORT}, 0 for any) or unix:PATH"
         raise InvalidSettingError(text, setting="listen")
-    if port != "0":
-        return listen
-    with socket.socket(socket.AF_INET6 if host.startswith("[") else socket.AF_INET) as free:
-        free.bind((host.strip("[]"), 0))
-        return f"{host}:{free.getsockname()[1]}"
+    return listen if port != "0" else f"{host}:{free_port(host.strip('[]'))}"

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import tarfile
@@ -24,6 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mnemocore import MemoryInput, calls, connect
 from mnemocore.client import InternalCredentials, as_identity, open_channel
 from mnemocore.common.v1 import resources_pb2 as common_pb2
+from mnemocore.free_port import free_port
 from mnemocore.ids import Tenant
 from mnemocore.memory.v1 import memory_service_pb2 as memory_pb2
 from mnemocore.memory.v1 import memory_service_pb2_grpc, resources_pb2, space_service_pb2_grpc
@@ -214,13 +214,6 @@ async def test_a_database_of_a_newer_release_is_refused_in_one_line(
 # Both releases on one database
 
 
-def free_address() -> str:
-    """An address nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
-
-
 async def serves(address: str) -> bool:
     """Whether a service answers that it serves."""
     async with grpc.aio.insecure_channel(address) as channel:
@@ -234,7 +227,7 @@ async def serves(address: str) -> bool:
 @asynccontextmanager
 async def service(tree: Path, name: str, **settings: str) -> AsyncIterator[str]:
     """The address of a service of a tree, as a process."""
-    address, prefix = free_address(), f"MNEMO_{name.upper()}_"
+    address, prefix = f"127.0.0.1:{free_port()}", f"MNEMO_{name.upper()}_"
     values = {"listen": address, "internal_token": TOKEN, "log_level": "ERROR", "log_format": "text"} | settings
     environment = environment_of(tree) | {prefix + key.upper(): value for key, value in values.items()}
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", f"mnemo_{name}", env=environment, cwd=tree)

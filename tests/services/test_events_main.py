@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mnemocore import calls
 from mnemocore.events.v1 import event_service_pb2 as pb
 from mnemocore.events.v1 import event_service_pb2_grpc
+from mnemocore.free_port import free_port
 from mnemocore.postgres import EmbeddedPostgres
 from mnemocore.testing.waiting import until
 
@@ -33,12 +34,6 @@ def folder() -> Iterator[Path]:
     """A folder outside of pytest's own, whose permissions another session may tighten at any time."""
     with tempfile.TemporaryDirectory(prefix="mnemo-test-") as path:
         yield Path(path)
-
-
-def free_address() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 @asynccontextmanager
@@ -113,7 +108,7 @@ async def test_an_address_in_use_is_refused(folder: Path) -> None:
 
 async def test_it_waits_for_its_store_serves_its_streams_and_ends_in_peace(folder: Path) -> None:
     postgres = EmbeddedPostgres(folder / "postgres")
-    address = free_address()
+    address = f"127.0.0.1:{free_port()}"
     settings = {"database_url": postgres.url, "internal_token": TOKEN, "listen": address, "max_streams": "1"}
     async with process(**settings) as running, grpc.aio.insecure_channel(address) as channel:
         assert running.stderr is not None

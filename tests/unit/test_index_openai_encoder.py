@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from tests.embeddings_server import Embeddings, embeddings
 from mnemo_index.domain.models import EncoderChoice, parse
 from mnemo_index.storage.openai_encoder import RULE, OpenAIEncoder
 from mnemocore.errors import CircuitOpenError, InvalidSettingError, PeerUnavailableError, UnavailableError
+from mnemocore.free_port import free_port
 from mnemocore.testing.clock import ManualClock
 
 if TYPE_CHECKING:
@@ -205,12 +205,6 @@ def test_neither_key_nor_text_stands_in_an_error_or_a_line_of_the_log(
     said = "\n".join([*errors, caplog.text, repr(EncoderChoice(server.setting, api_key=KEY)), repr(encoder.card)])
     assert KEY not in said
     assert TEXT not in said
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def test_a_start_needs_the_dimension_from_somewhere() -> None:
