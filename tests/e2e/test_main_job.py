@@ -247,9 +247,9 @@ async def test_consolidation_archives_near_duplicates_and_reports(mnemo: Connect
     second = await space.remember("Bob is allergic to peanuts!")
     negated = await space.remember("Bob is not allergic to peanuts.")
     await space.remember("The meeting starts at nine.")
-    dry = await mnemo.wait_for_job((await space.consolidate(dry_run=True)).id, timeout=30)
+    dry = await mnemo.wait_for_job((await space.consolidate(dry_run=True)).id, timeout=60)
     assert (dry.state.value, dry.report.archived, dry.report.pairs) == ("succeeded", 0, 1)
-    job = await mnemo.wait_for_job((await space.consolidate()).id, timeout=30)
+    job = await mnemo.wait_for_job((await space.consolidate()).id, timeout=60)
     assert (job.state.value, job.report.archived, job.error) == ("succeeded", 1, "")
     assert [(group.kept, [each.id for each in group.duplicates]) for group in job.report.groups] == [
         (first.id, [second.id])
@@ -259,7 +259,7 @@ async def test_consolidation_archives_near_duplicates_and_reports(mnemo: Connect
     assert first.id in found
     assert negated.id in found
     assert second.id not in found
-    again = await mnemo.wait_for_job((await space.consolidate()).id, timeout=30)
+    again = await mnemo.wait_for_job((await space.consolidate()).id, timeout=60)
     assert again.report.pairs == 0
     await space.restore(second.id)
     assert [listed.id async for listed in mnemo.jobs(space=space.id)] == [again.id, job.id, dry.id]
