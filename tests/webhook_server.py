@@ -107,10 +107,17 @@ def _handler(state: Endpoint) -> type[BaseHTTPRequestHandler]:
                 state.at_once += 1
                 state.most_at_once = max(state.most_at_once, state.at_once)
                 answer = state.by_type(received.json) or (state.next.popleft() if state.next else state.always)
+            self.under_way: Received | None = received
             try:
                 self._answer(answer)
             finally:
-                received.answered = time.monotonic()
+                self._leave()
+
+        def _leave(self) -> None:
+            """Count the request no longer; before it is answered, for who has the answer may send the next."""
+            if self.under_way is not None:
+                self.under_way.answered = time.monotonic()
+                self.under_way = None
                 with lock:
                     state.at_once -= 1
 
@@ -148,6 +155,7 @@ def _handler(state: Endpoint) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(content)
 
         def _head(self, status: int, headers: dict[str, str]) -> None:
+            self._leave()
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)

@@ -13,6 +13,7 @@ import pytest
 from mnemocore import MemoryInput
 from mnemocore.client import MemoryFilter, MemoryKind, MemoryState
 from mnemocore.errors import (
+    DeadlineExceededError,
     EtagMismatchError,
     IndexLaggingError,
     InvalidFieldError,
@@ -217,7 +218,7 @@ async def is_indexed(space: Space) -> bool:
     """Whether the index has everything that was written, however slow the machine is."""
     try:
         await space.recall("anything", limit=1)
-    except IndexLaggingError:
+    except (IndexLaggingError, DeadlineExceededError):
         return False
     return True
 
