@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from blockbuster import blockbuster_ctx
+from hypothesis import HealthCheck, settings
 
 from mnemocore.postgres import database as postgres_database
 from mnemocore.testing.postgres import TestPostgres
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 
     from mnemocore.postgres import Database
 
+
+# The same examples in every run, however slow the machine is; `--hypothesis-profile=default` looks for others.
+settings.register_profile(
+    "repeatable", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("repeatable")
 
 OURS = (
     "mnemocore",

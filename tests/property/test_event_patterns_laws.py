@@ -151,7 +151,7 @@ NAMED = st.tuples(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(TYPED, min_size=1, max_size=40), st.lists(NAMED, min_size=1, max_size=40))
 def test_python_and_postgresql_find_the_same(
     postgres: TestPostgres, types: list[tuple[list[str], str]], subjects: list[tuple[list[str], str]]

@@ -85,7 +85,7 @@ def accepts(shape: JsonShape, value: Any) -> bool:
     return not list(shape.problems(json.dumps(value).encode(), Effort(1_000_000)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(SCHEMAS, SCHEMAS, st.booleans(), st.booleans(), st.booleans(), st.data())
 def test_what_a_compatible_writer_writes_its_reader_understands(
     written: dict[str, Any], read: dict[str, Any], closed: bool, similar: bool, reader_closed: bool, data: st.DataObject
@@ -103,7 +103,6 @@ def test_what_a_compatible_writer_writes_its_reader_understands(
             assert accepts(reader, value), value
 
 
-@settings(deadline=None)
 @given(SCHEMAS, st.booleans(), st.data())
 def test_a_schema_understands_itself_and_closed_it_takes_no_more(
     schema: dict[str, Any], closed: bool, data: st.DataObject
@@ -134,7 +133,7 @@ def composed(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 EXPRESSIONS = st.recursive(LITERALS, composed, max_leaves=6)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(EXPRESSIONS, st.text("abc1.-", max_size=8))
 @example("(?:a*)*$", "ab")
 @example("^(?:a|b)??$", "")

@@ -147,7 +147,7 @@ def applied(history: list[Change], sizes: list[int]) -> SpaceIndex:
     return index
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(histories(), st.lists(st.integers(1, 9), min_size=1, max_size=4), filters)
 def test_it_holds_and_filters_what_the_model_does(history: list[Change], sizes: list[int], wanted: Filter) -> None:
     index, held = applied(history, sizes), modelled(history)
@@ -164,7 +164,7 @@ def test_it_holds_and_filters_what_the_model_does(history: list[Change], sizes: 
 STEPS = st.lists(st.sampled_from(["apply", "apply", "look", "save", "crash", "restart"]), min_size=3, max_size=10)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(histories(), min_size=2, max_size=3), STEPS, filters, st.data())
 def test_nothing_else_is_found_across_evictions_saves_and_restarts(
     several: list[list[Change]], steps: list[str], wanted: Filter, data: st.DataObject
@@ -226,7 +226,7 @@ async def _started(log: Log, folder: Path, executor: ThreadPoolExecutor) -> tupl
     return projection, asyncio.create_task(projection.follow())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(histories(), st.lists(st.integers(1, 9), min_size=1, max_size=4))
 def test_active_memories_rank_as_if_the_others_were_not_there(history: list[Change], sizes: list[int]) -> None:
     index, alone = applied(history, sizes), space()
@@ -236,7 +236,7 @@ def test_active_memories_rank_as_if_the_others_were_not_there(history: list[Chan
         assert index.search(query, 100) == alone.search(query, 100)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(histories(), filters, TEXTS, st.sampled_from([0.0, 0.2, 0.5, 0.9, 1.0]), st.integers(1, 8))
 def test_similar_ones_are_those_with_the_greatest_cosines(
     history: list[Change], wanted: Filter, text: str, least: float, limit: int
@@ -256,7 +256,7 @@ def test_similar_ones_are_those_with_the_greatest_cosines(
         assert set(certain) <= {each.memory_id for each in found}
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(histories(), st.lists(st.integers(1, 9), min_size=1, max_size=4), st.data())
 def test_replays_batches_and_restarts_make_no_difference(
     history: list[Change], sizes: list[int], data: st.DataObject
@@ -273,7 +273,7 @@ def test_replays_batches_and_restarts_make_no_difference(
             assert all(abs(hit.relevance - same.relevance) < 1e-5 for hit, same in zip(hits, expected, strict=True))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(histories(), st.integers(1, 8), filters, TEXTS)
 def test_results_are_ordered_bounded_explained_and_as_many_as_there_can_be(
     history: list[Change], limit: int, wanted: Filter, query: str

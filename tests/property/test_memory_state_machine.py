@@ -330,6 +330,6 @@ class SpaceMachine(RuleBasedStateMachine):
 def test_the_store_and_the_model_agree(postgres: TestPostgres, encrypted: bool) -> None:
     loop = asyncio.new_event_loop()
     machine = type("Machine", (SpaceMachine,), {"loop": loop, "postgres": postgres, "encrypted": encrypted})
-    steps = settings(max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+    steps = settings(max_examples=15, stateful_step_count=25, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(machine, settings=steps)
     loop.close()

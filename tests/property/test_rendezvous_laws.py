@@ -22,7 +22,7 @@ def spaces(seed: int, count: int) -> list[SpaceUid]:
     return [SpaceUid(str(uuid.UUID(int=chance.getrandbits(128)))) for _ in range(count)]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(REPLICAS, st.text(min_size=13, max_size=20), st.integers(0, 1000))
 def test_who_comes_takes_its_share_and_nothing_else_moves(replicas: list[str], comes: str, seed: int) -> None:
     count, more = 400, [*replicas, comes]
@@ -35,7 +35,7 @@ def test_who_comes_takes_its_share_and_nothing_else_moves(replicas: list[str], c
     assert abs(len(moved) - expected) < 5 * (expected * (1 - 1 / len(more))) ** 0.5  # five standard deviations
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(REPLICAS, st.integers(0, 1000))
 def test_everybody_has_about_the_same(replicas: list[str], seed: int) -> None:
     keys, n = spaces(seed, 600), len(replicas)
@@ -44,7 +44,7 @@ def test_everybody_has_about_the_same(replicas: list[str], seed: int) -> None:
         assert abs(shares[replica] - 600 / n) <= 5 * (600 / n * (1 - 1 / n)) ** 0.5
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(REPLICAS, st.integers(0, 1000), st.randoms())
 def test_neither_order_nor_place_make_a_difference(replicas: list[str], seed: int, chance: Random) -> None:
     keys, shuffled = spaces(seed, 50), list(replicas)
@@ -57,7 +57,7 @@ def test_neither_order_nor_place_make_a_difference(replicas: list[str], seed: in
         assert EVERYTHING.has(key)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(REPLICAS, REPLICAS, st.integers(0, 1000), st.data())
 def test_a_share_that_lies_within_another_has_nothing_new(
     first: list[str], second: list[str], seed: int, data: st.DataObject

@@ -142,7 +142,7 @@ def test_states_and_expiry_decide_at_once_and_keep_the_place(engines: Engines) -
     assert answers(index) == before
 
 
-@settings(deadline=None, max_examples=12, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(histories(), st.lists(st.integers(1, 9), min_size=1, max_size=4), filters, st.integers(1, 8))
 def test_it_holds_filters_and_ranks_what_the_model_does(
     engines: Engines, history: list[Change], sizes: list[int], wanted: Filter, limit: int

@@ -228,7 +228,7 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(STEPS, st.integers(1, 5))
 def test_opened_whenever_it_may_be_it_holds_what_an_open_space_would(
     steps: Sequence[tuple[int, str, bool, bool]], size: int

@@ -200,7 +200,7 @@ DAYS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40
 
 
 @given(DAYS, st.floats(0.01, 1.0))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 async def test_fading_in_one_go_is_fading_day_by_day(room: Room, days: list[tuple[bool, bool]], weight: float) -> None:
     """The database agrees with the law, whenever the keeper comes."""
     webs = [Web(room, await room.make(f"s{new_uuid(room.clock.now())}")) for _ in range(3)]

@@ -383,7 +383,7 @@ drafts = st.lists(
 
 
 @given(drafts, parts, parts, st.integers(1, 4))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 async def test_whatever_the_part_and_the_filter_nothing_else_is_seen(
     postgres: TestPostgres,
     written: list[Draft],

@@ -289,7 +289,7 @@ async def test_moves_and_writes_at_the_same_time_lose_nothing(shelf: Shelf) -> N
     assert len(revisions) == len(memories) + 30
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     contents=st.lists(TEXTS, min_size=1, max_size=4),
     steps=st.lists(st.tuples(st.integers(0, 3), st.sampled_from(Tier)), max_size=12),

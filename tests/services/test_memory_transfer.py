@@ -293,7 +293,7 @@ drafts = st.builds(
 )
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     written=st.lists(drafts, min_size=1, max_size=6),
     archived=st.sets(st.integers(0, 5)),

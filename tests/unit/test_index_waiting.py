@@ -58,7 +58,7 @@ def history(drawn: list[tuple[int, str, State | None]]) -> list[Change]:
     ]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(changes, st.sets(st.integers(0, 30)), st.sampled_from([2, 50_000]))
 def test_it_makes_no_difference_when_memories_are_encoded(
     drawn: list[tuple[int, str, State | None]], steps: set[int], exact_rows: int
