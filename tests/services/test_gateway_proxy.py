@@ -56,7 +56,7 @@ from mnemocore.status import from_rpc_error
 from mnemocore.testing.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from tests.client_server import Desk, TestServer
 
@@ -116,16 +116,21 @@ class Client:
         return await told(call(request, timeout=SECONDS, **self.options))
 
     async def raw_stream(self, method: str) -> None:
-        """Ask again if grpc.aio has lost the status, as it may if the call is written to when it ends."""
         call: Any = self.channel.stream_stream(method)
-        while True:
-            try:
-                await call(iter([b""]), timeout=SECONDS, **self.options).read()
-            except grpc.aio.AioRpcError as raw:
-                if raw.details() != LOST_STATUS:
-                    raise from_rpc_error(raw, "gateway") from None
-            else:
-                return
+        await asked(lambda: call(iter([b""]), timeout=SECONDS, **self.options).read())
+
+
+async def asked(ask: Callable[[], Awaitable[Any]]) -> Any:
+    """The answer to a call with streamed requests; asked again while grpc.aio loses the status.
+
+    It may put one of its own in the place of the server's if a message is written as the call ends.
+    """
+    while True:
+        try:
+            return await ask()
+        except grpc.aio.AioRpcError as raw:
+            if raw.details() != LOST_STATUS:
+                raise from_rpc_error(raw, "gateway") from None
 
 
 async def told(answer: Awaitable[Any]) -> Any:
@@ -497,11 +502,15 @@ class BeforeEvents:
 
     async def first(self, key: str, headers: Sequence[tuple[str, str]]) -> Any:
         start = event_service_pb2.SubscribeEventsRequest.Start(credit=100, head_at_once=True)
-        call = self.events.SubscribeEvents(timeout=SECONDS, metadata=authorized(key, headers))
-        await told(call.write(event_service_pb2.SubscribeEventsRequest(start=start)))
-        found = await read(call)
-        call.cancel()
-        return found
+
+        async def ask() -> Any:
+            call = self.events.SubscribeEvents(timeout=SECONDS, metadata=authorized(key, headers))
+            await call.write(event_service_pb2.SubscribeEventsRequest(start=start))
+            found = await call.read()
+            call.cancel()
+            return found
+
+        return await asked(ask)
 
 
 def happened(id: str = "1", type: str = "orders.created", **fields: Any) -> events_pb2.Event:
