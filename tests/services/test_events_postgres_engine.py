@@ -130,7 +130,8 @@ async def test_a_log_of_an_earlier_version(database: Database) -> None:
         assert await take(connection) == {"head": 5, "events": 5, **dict.fromkeys(COUNTED, 0)}
         await connection.execute((migrations / "0003_groups.sql").read_text())
         assert await take(connection) == {"head": 5, "events": 5, **dict.fromkeys(COUNTED, 0)}
-        await connection.execute((migrations / "0010_append.sql").read_text())
+        for name in ("0010_append.sql", "0012_bytes_of_no_space.sql"):
+            await connection.execute((migrations / name).read_text())
     log = PostgresEngine(database).log
     page = await log.read(0, Filter(), 10)
     assert [(stored.stored_at - NOW).total_seconds() for stored in page.events] == [5, 5, 9, 9, 10]
@@ -182,7 +183,7 @@ async def test_a_replica_of_an_earlier_version_appends_and_reads_while_the_log_i
 
     async def change() -> None:
         async with database.transaction() as connection:
-            for name in ("0003_groups.sql", "0010_append.sql"):
+            for name in ("0003_groups.sql", "0010_append.sql", "0012_bytes_of_no_space.sql"):
                 await connection.execute((migrations / name).read_text())
 
     async def waits() -> bool:

@@ -34,13 +34,8 @@ MAX_BYTES: Final = 4 * 1024 * 1024
 
 _APPEND: Final = f"SELECT events.append($1, '{CHANNEL}', {', '.join(f'${number}' for number in range(2, 17))})"
 _REDACT: Final = """
-WITH full_ones AS MATERIALIZED (
-    SELECT position, CASE WHEN space_uid IS NULL THEN octet_length(data) ELSE 0 END AS bytes FROM events.log
-    WHERE data <> '' AND (tenant, source, id) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::text[]))
-    ORDER BY position FOR UPDATE
-), emptied AS (
-    UPDATE events.log SET data = '' FROM full_ones WHERE log.position = full_ones.position RETURNING bytes)
-SELECT count(*) AS events, coalesce(sum(bytes), 0)::bigint AS bytes FROM emptied
+UPDATE events.log SET data = '' WHERE data <> ''
+AND (tenant, source, id) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::text[]))
 """
 _REMOVE: Final = """
 DELETE FROM events.log WHERE position IN (
@@ -57,12 +52,11 @@ WITH oldest AS MATERIALIZED (
     WHERE log.position = oldest.position AND (stored_at < $1
         OR number <= (SELECT of_no_space - $2 FROM events.head)
         OR bytes_before < (SELECT bytes_of_no_space - $3 FROM events.head))
-    RETURNING log.position, octet_length(data) AS bytes)
-SELECT count(*) AS events, coalesce(sum(bytes), 0)::bigint AS bytes, max(position) AS newest FROM gone
+    RETURNING log.position)
+SELECT count(*) AS events, max(position) AS newest FROM gone
 """
-_TAKE_AWAY: Final = """
-UPDATE events.head SET of_no_space = of_no_space - $1, bytes_of_no_space = bytes_of_no_space - $2,
-    trimmed = greatest(trimmed, $3)
+_MOVE_TRIMMED: Final = """
+UPDATE events.head SET of_no_space = of_no_space - $1, trimmed = greatest(trimmed, $2)
 """
 # Bisects: up to `low` everything was stored before the time, and after `high` nothing was.
 _POSITION_BEFORE: Final = """
@@ -117,11 +111,8 @@ class PostgresLog:
 
     async def redact(self, keys: Sequence[tuple[str, str, str]]) -> int:
         """Empty the payloads of events."""
-        async with self._database.transaction() as connection:
-            emptied = await connection.fetchrow(_REDACT, *map(list, zip(*keys, strict=True)))
-            if emptied["bytes"]:
-                await connection.execute(_TAKE_AWAY, 0, emptied["bytes"], 0)
-        return int(emptied["events"])
+        tag = await self._database.execute(_REDACT, *map(list, zip(*keys, strict=True)))
+        return int(tag.rpartition(" ")[2])
 
     async def remove(self, tenant: Tenant, space_uid: SpaceUid, keep_id: str, limit: int) -> int:
         """Delete rows in one statement."""
@@ -136,7 +127,7 @@ class PostgresLog:
             await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('mnemo events trim', 0))")
             gone = await connection.fetchrow(_TRIM, stored_before, keep, keep_bytes, limit)
             if gone["events"]:
-                await connection.execute(_TAKE_AWAY, gone["events"], gone["bytes"], gone["newest"])
+                await connection.execute(_MOVE_TRIMMED, gone["events"], gone["newest"])
         return int(gone["events"])
 
     async def trimmed(self) -> int:

@@ -1,25 +1,18 @@
--- How many bytes of data the events of no space have.
-ALTER TABLE events.head ADD COLUMN bytes_of_no_space bigint NOT NULL DEFAULT 0;
-UPDATE events.head SET
-    bytes_of_no_space = (SELECT coalesce(sum(octet_length(data)), 0) FROM events.log WHERE space_uid IS NULL);
-
 -- Appends a batch in one round trip; the caller's keys differ from each other. Returns positions in the order given: of
 -- an event that the log has its own; of one whose space has ended that of the end; none for an event that comes after
 -- the end of its space in this batch (`ends_before`), which is not appended.
 --
--- The head is locked first, by a statement of its own: those that follow see all that was committed before. Plans are
--- made for every call: one that was made while the log was empty may look for a key among all events of its tenant.
+-- The head is locked first, by a statement of its own: those that follow see all that was committed before.
 CREATE FUNCTION events.append(
     stored timestamptz, channel text, tenants text[], sources text[], ids text[], types text[], subjects text[],
     times timestamptz[], datacontenttypes text[], dataschemas text[], payloads bytea[], space_uids uuid[],
     revisions bigint[], traceparents text[], correlation_ids text[], causation_ids text[], ends_before boolean[]
-) RETURNS bigint[] LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
+) RETURNS bigint[] LANGUAGE plpgsql AS $$
 DECLARE
     newest events.head%ROWTYPE;
     places bigint[];
     fresh bigint;
     fresh_of_no_space bigint;
-    fresh_bytes bigint;
 BEGIN
     SELECT * INTO newest FROM events.head FOR UPDATE;
     stored := greatest(stored, newest.stored_at);
@@ -50,12 +43,11 @@ BEGIN
         FROM placed WHERE is_fresh ORDER BY number
     )
     SELECT array_agg(position ORDER BY number), count(*) FILTER (WHERE is_fresh),
-        count(*) FILTER (WHERE is_fresh AND space_uid IS NULL),
-        coalesce(sum(octet_length(data)) FILTER (WHERE is_fresh AND space_uid IS NULL), 0)
-    INTO places, fresh, fresh_of_no_space, fresh_bytes FROM placed;
+        count(*) FILTER (WHERE is_fresh AND space_uid IS NULL)
+    INTO places, fresh, fresh_of_no_space FROM placed;
     IF fresh > 0 THEN
         UPDATE events.head SET position = newest.position + fresh, stored_at = stored,
-            of_no_space = of_no_space + fresh_of_no_space, bytes_of_no_space = bytes_of_no_space + fresh_bytes;
+            of_no_space = of_no_space + fresh_of_no_space;
         PERFORM pg_notify(channel, (newest.position + fresh)::text);
     END IF;
     RETURN places;
